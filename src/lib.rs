@@ -1,1 +1,7 @@
-//! x
+//! Fanwire, a real-time pub/sub server.
+//!
+//! The modules stand on shelves and import only from lower ones (`docs/architecture.md`; `tests/architecture.rs` holds
+//! it). From below: [`domain`] is the vocabulary.
+
+pub mod config;
+pub mod domain;
