@@ -6,3 +6,4 @@
 pub mod config;
 pub mod domain;
 pub mod protocol;
+pub mod wire;
