@@ -7,3 +7,4 @@ pub mod broker;
 pub mod config;
 pub mod domain;
 pub mod protocol;
+pub mod wire;
