@@ -6,5 +6,9 @@
 pub mod broker;
 pub mod config;
 pub mod domain;
+pub mod gateway;
+pub mod hub;
+pub mod node;
 pub mod protocol;
+pub mod telemetry;
 pub mod wire;

@@ -25,7 +25,7 @@ use super::{
     shard::Shard,
 };
 use crate::domain::{
-    AppId, Channel, ChannelName, ConnectionId, DisconnectReason, Format, Identity, Offset, UserId,
+    AppId, Channel, ChannelName, ConnectionId, DisconnectReason, Format, Identity, Position, UserId,
 };
 
 /// The most pushes that a held subscription keeps; above that its channel's history is read again.
@@ -70,8 +70,8 @@ struct Subscription {
 /// A subscription that pushes do not reach just now.
 #[derive(Default)]
 struct Apart {
-    /// Set where the connection fell behind: the last offset that it was sent.
-    behind: Option<Offset>,
+    /// Set where the connection fell behind: the last position that it was sent.
+    behind: Option<Position>,
     /// What is held back.
     held: Vec<Arc<Outgoing>>,
     /// More came than is held back.
@@ -524,7 +524,7 @@ impl Connection {
 
     // Subscriptions.
 
-    /// Subscribes, with pushes held back until [`Connection::release`]. True: the shard's first subscriber there.
+    /// Subscribes, with pushes held back until [`Connection::release`]. True: the node's first subscriber there.
     pub fn subscribe(self: &Rc<Self>, channel: &Channel, watches: bool) -> bool {
         let shard = self.shard();
         let (local, is_first) = shard.enter(channel);
@@ -538,7 +538,7 @@ impl Connection {
         is_first
     }
 
-    /// Ends a subscription. False: there was none.
+    /// Ends a subscription. True: it was the node's last one there.
     pub fn unsubscribe(&self, channel: &Channel) -> bool {
         let at = self.subscriptions.borrow().iter().position(|each| each.local.channel() == channel);
         let Some(at) = at else { return false };
@@ -546,10 +546,7 @@ impl Connection {
         local.take_out(self.format, place);
         let shard = self.shard();
         shard.counters().subscriptions.sub(1);
-        if local.subscribers() == 0 {
-            shard.leave(channel);
-        }
-        true
+        local.subscribers() == 0 && shard.leave(channel)
     }
 
     /// How many subscriptions it holds.
@@ -576,15 +573,12 @@ impl Connection {
     /// # Errors
     /// [`Overflowed`]: more came than can be held, and it is gone: read history again.
     pub fn take_held(&self, channel: &Channel) -> Result<Vec<Arc<Outgoing>>, Overflowed> {
-        self.with_subscription(channel, |each, _| match each.apart.as_deref_mut() {
-            Some(apart) if std::mem::take(&mut apart.overflowed) => {
-                apart.held.clear();
-                Err(Overflowed)
-            }
-            Some(apart) => Ok(std::mem::take(&mut apart.held)),
-            None => Ok(Vec::new()),
-        })
-        .unwrap_or_else(|| Ok(Vec::new()))
+        let taken = self.with_subscription(channel, |each, _| {
+            let apart = each.apart.as_deref_mut()?;
+            let held = std::mem::take(&mut apart.held);
+            Some(if std::mem::take(&mut apart.overflowed) { Err(Overflowed) } else { Ok(held) })
+        });
+        taken.flatten().unwrap_or_else(|| Ok(Vec::new()))
     }
 
     /// Lets pushes through again. Nothing may be held by then: call [`Connection::take_held`] just before.
@@ -595,8 +589,8 @@ impl Connection {
         });
     }
 
-    /// The subscriptions that fell behind, each with the last offset that was sent.
-    pub fn behind(&self) -> Vec<(Channel, Offset)> {
+    /// The subscriptions that fell behind, each with the last position that was sent.
+    pub fn behind(&self) -> Vec<(Channel, Position)> {
         let behind = |each: &Subscription| Some((each.local.channel().clone(), each.apart.as_ref()?.behind?));
         self.subscriptions.borrow().iter().filter_map(behind).collect()
     }
@@ -625,7 +619,7 @@ impl Connection {
         let each = subscriptions.iter_mut().find(|each| each.local.channel() == channel);
         let Some(apart) = each.and_then(|each| each.apart.as_deref_mut()) else { return };
         // What a connection that fell behind misses of a history, it reads there.
-        let wanted = |push: &&Arc<Outgoing>| apart.behind.is_none() || push.offset().is_none();
+        let wanted = |push: &&Arc<Outgoing>| apart.behind.is_none() || push.position().is_none();
         let wanted = pushes.iter().filter(wanted).filter(|push| push.exclude() != Some(self.id));
         let before = apart.held.len();
         apart.held.extend(wanted.cloned());
@@ -636,7 +630,7 @@ impl Connection {
     }
 
     /// Notes that a subscription fell behind after `last`.
-    pub(super) fn fall_behind(&self, channel: &Channel, last: Offset) {
+    pub(super) fn fall_behind(&self, channel: &Channel, last: Position) {
         let mut subscriptions = self.subscriptions.borrow_mut();
         if let Some(each) = subscriptions.iter_mut().find(|each| each.local.channel() == channel) {
             each.apart = Some(Box::new(Apart { behind: Some(last), ..Apart::default() }));
@@ -644,13 +638,9 @@ impl Connection {
         }
     }
 
-    /// Takes it out of everything; nothing more is queued, what waits can still be sent.
-    pub(super) fn leave_all(&self) -> Vec<Channel> {
-        let channels = self.channels();
-        channels.iter().for_each(|channel| {
-            self.unsubscribe(channel);
-        });
-        channels
+    /// Whether it is subscribed to `channel`.
+    pub fn is_subscribed(&self, channel: &Channel) -> bool {
+        self.subscriptions.borrow().iter().any(|each| each.local.channel() == channel)
     }
 
     /// Nothing more is queued from here on.

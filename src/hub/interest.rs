@@ -52,14 +52,16 @@ impl Interest {
         was_empty
     }
 
-    pub(super) fn leave(&self, channel: &Channel, shard: usize) {
+    /// True: no shard wants it any more.
+    pub(super) fn leave(&self, channel: &Channel, shard: usize) -> bool {
         let mut stripe = self.write(channel);
-        if let Some(shards) = stripe.get_mut(channel) {
-            *shards &= !(1 << shard);
-            if *shards == 0 {
-                stripe.remove(channel);
-            }
+        let Some(shards) = stripe.get_mut(channel) else { return false };
+        *shards &= !(1 << shard);
+        let is_last = *shards == 0;
+        if is_last {
+            stripe.remove(channel);
         }
+        is_last
     }
 
     fn stripe(&self, channel: &Channel) -> usize {

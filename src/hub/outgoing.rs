@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 
-use crate::domain::{Channel, ConnectionId, Format, Offset, Push};
+use crate::domain::{Channel, ConnectionId, Format, Position, Push};
 
 /// One push on its way to many sessions, encoded at most once per wire format.
 pub struct Outgoing {
@@ -59,9 +59,9 @@ impl Outgoing {
     }
 
     /// Its place in history, if it has one.
-    pub fn offset(&self) -> Option<Offset> {
+    pub fn position(&self) -> Option<Position> {
         match &self.push {
-            Push::Publication(publication) => publication.position.map(|position| position.offset),
+            Push::Publication(publication) => publication.position,
             _ => None,
         }
     }

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     config::WhenSlow,
-    domain::{AppId, Channel, ConnectionId, Format, Push},
+    domain::{AppId, Channel, ConnectionId, Format, Position, Push},
     wire::{deflate::Inflater, frame},
 };
 
@@ -113,9 +113,8 @@ impl Shard {
         connection
     }
 
-    /// Lets a connection go: out of all channels, which it returns, and out of the count.
-    pub fn release(&self, connection: &Rc<Connection>) -> Vec<Channel> {
-        let left = connection.leave_all();
+    /// Lets a connection go, out of the count and out of sight. It must have left its channels before.
+    pub fn release(&self, connection: &Rc<Connection>) {
         let mut connections = self.connections.borrow_mut();
         if connections.try_remove(connection.slot() as usize).is_some() {
             self.counters().connections.sub(1);
@@ -123,7 +122,6 @@ impl Shard {
         if connections.is_empty() {
             connections.shrink_to_fit();
         }
-        left
     }
 
     /// Every connection.
@@ -167,11 +165,12 @@ impl Shard {
         (local, is_new && self.hub.interest().enter(channel, self.index))
     }
 
-    pub(super) fn leave(&self, channel: &Channel) {
+    /// True: no shard of this node has subscribers there any more.
+    pub(super) fn leave(&self, channel: &Channel) -> bool {
         let mut channels = self.channels.borrow_mut();
         channels.remove(channel);
         self.counters().channels.set(channels.len());
-        self.hub.interest().leave(channel, self.index);
+        self.hub.interest().leave(channel, self.index)
     }
 
     /// Serves until the hub is gone.
@@ -358,11 +357,12 @@ impl Walk<'_> {
     }
 
     fn fall_behind(&self, subscriber: &mut Subscriber) {
-        let first = self.run[0].offset();
+        let first = self.run[0].position();
         match (self.shard.limits().when_slow, first) {
-            (WhenSlow::CatchUp, Some(first)) => {
+            (WhenSlow::CatchUp, Some(Position { epoch, offset })) => {
+                let last = Position { epoch, offset: offset.previous() };
                 subscriber.apart = true;
-                subscriber.connection.fall_behind(self.local.channel(), first.previous());
+                subscriber.connection.fall_behind(self.local.channel(), last);
                 self.shard.counters().caught_behind.add(1);
             }
             _ => {
