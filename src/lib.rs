@@ -3,6 +3,7 @@
 //! The modules stand on shelves and import only from lower ones (`docs/architecture.md`; `tests/architecture.rs` holds
 //! it). From below: [`domain`] is the vocabulary.
 
+pub mod broker;
 pub mod config;
 pub mod domain;
 pub mod protocol;
