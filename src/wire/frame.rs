@@ -84,6 +84,7 @@ impl Header {
     /// The header of a client's frame from the front of `bytes`, and how many bytes it takes; none if it goes on beyond
     /// them. What is wrong in the first bytes is said without waiting for the rest. `compression` tells whether
     /// permessage-deflate was agreed.
+    #[inline]
     pub fn parse(bytes: &[u8], compression: bool) -> Result<Option<(Self, usize)>, Violation> {
         let Some((&first, rest)) = bytes.split_first() else { return Ok(None) };
         let opcode = Opcode::from_bits(first & 0x0f).ok_or(Violation::ReservedOpcode(first & 0x0f))?;
@@ -109,6 +110,7 @@ impl Header {
 }
 
 /// The length that `short` stands for or that follows in `bytes`, and what is behind it.
+#[inline]
 fn parse_length(short: u8, bytes: &[u8]) -> Result<Option<(u64, &[u8])>, Violation> {
     let (length, shortest, rest) = match short {
         126 => {
@@ -129,6 +131,7 @@ fn parse_length(short: u8, bytes: &[u8]) -> Result<Option<(u64, &[u8])>, Violati
 }
 
 /// Applies `mask` to `payload`, which begins `offset` bytes into its frame's payload. Masking and unmasking are the same.
+#[inline]
 pub fn unmask(payload: &mut [u8], mut mask: [u8; 4], offset: usize) {
     mask.rotate_left(offset % 4);
     let [a, b, c, d] = mask;
