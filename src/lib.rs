@@ -10,5 +10,7 @@ pub mod gateway;
 pub mod hub;
 pub mod node;
 pub mod protocol;
+pub mod session;
 pub mod telemetry;
+pub mod transport;
 pub mod wire;

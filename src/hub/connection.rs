@@ -295,6 +295,9 @@ impl Connection {
             }
         }
         queue.push(frame.slice(taken..));
+        if taken != 0 {
+            queue.begin();
+        }
         drop(queue);
         if !self.has(CORKED | FLUSHING) {
             self.flush();
@@ -381,11 +384,32 @@ impl Connection {
         self.queue.borrow().bytes()
     }
 
+    /// Makes room for a last word on a connection that was too slow: drops what waits, but for a frame that is out in
+    /// part.
+    pub fn make_room_for_last_word(&self) {
+        self.queue.borrow_mut().keep_begun();
+        self.take(SLOW);
+    }
+
+    /// Completes once nothing waits, or the socket is broken.
+    pub async fn flushed(self: &Rc<Self>) {
+        self.uncork();
+        poll_fn(|context| {
+            if self.has(BROKEN) || self.queue.borrow().is_empty() {
+                return Poll::Ready(());
+            }
+            *self.task.borrow_mut() = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
     /// Completes once at most `bytes` wait.
     ///
     /// # Errors
     /// [`Gone`]: the connection is to end.
-    pub async fn drained_to(&self, bytes: usize) -> Result<(), Gone> {
+    pub async fn drained_to(self: &Rc<Self>, bytes: usize) -> Result<(), Gone> {
+        self.uncork();
         poll_fn(|context| {
             if self.has(BROKEN | SLOW | SILENT | CLOSED) {
                 return Poll::Ready(Err(Gone));

@@ -143,7 +143,10 @@ impl Session {
             },
             Wake::CaughtUp => self.catch_up().await,
             Wake::End(End::Broken) => Err(Ending::Gone),
-            Wake::End(End::Slow) => self.disconnect(DisconnectReason::Slow),
+            Wake::End(End::Slow) => {
+                self.connection.make_room_for_last_word();
+                self.disconnect(DisconnectReason::Slow)
+            }
             Wake::End(End::Silent) => self.disconnect(DisconnectReason::PingTimeout),
         }
     }
