@@ -119,11 +119,13 @@ pub enum LogFormat {
 pub struct BrokerConfig {
     /// `memory:`, the broker inside this process.
     pub url: String,
+    /// Bytes that histories and idempotency keys may hold in the memory broker.
+    pub max_memory: ByteSize,
 }
 
 impl Default for BrokerConfig {
     fn default() -> Self {
-        Self { url: "memory:".into() }
+        Self { url: "memory:".into(), max_memory: ByteSize::mebibytes(1024) }
     }
 }
 

@@ -24,9 +24,7 @@ use super::{
     send_queue::SendQueue,
     shard::Shard,
 };
-use crate::domain::{
-    AppId, Channel, ChannelName, ConnectionId, DisconnectReason, Format, Identity, Position, UserId,
-};
+use crate::domain::{AppId, Channel, ChannelName, ConnectionId, DisconnectReason, Format, Identity, Position, UserId};
 
 /// The most pushes that a held subscription keeps; above that its channel's history is read again.
 const MAX_HELD: usize = 4096;
@@ -44,7 +42,7 @@ pub struct Connection {
     identity: RefCell<Option<Arc<Identity>>>,
     task: RefCell<Option<Waker>>,
     writer: RefCell<Option<Waker>>,
-    control: RefCell<Option<Box<VecDeque<Control>>>>,
+    control: RefCell<VecDeque<Control>>,
     flags: Cell<u16>,
     pub(super) check_at: Cell<u32>,
     pub(super) alarm_at: Cell<u32>,
@@ -453,7 +451,7 @@ impl Connection {
         if self.has(SILENT) {
             return Some(Wake::End(End::Silent));
         }
-        if self.control.borrow().is_some() {
+        if !self.control.borrow().is_empty() {
             return Some(Wake::Control);
         }
         if self.take(ALARM) {
@@ -532,16 +530,16 @@ impl Connection {
 
     /// Asks something of the session.
     pub fn ask(&self, control: Control) {
-        self.control.borrow_mut().get_or_insert_default().push_back(control);
+        self.control.borrow_mut().push_back(control);
         self.wake_task();
     }
 
     /// What was asked first.
     pub fn next_control(&self) -> Option<Control> {
         let mut control = self.control.borrow_mut();
-        let next = control.as_mut()?.pop_front();
-        if control.as_ref().is_some_and(|control| control.is_empty()) {
-            *control = None;
+        let next = control.pop_front();
+        if control.is_empty() {
+            *control = VecDeque::new();
         }
         next
     }

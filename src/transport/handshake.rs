@@ -60,7 +60,9 @@ impl Handshake {
         let agreement = deflate::negotiate(offers.into_iter()).map_err(|_| HandshakeError::Extensions)?;
         Ok(Self {
             accept: accept(key.as_bytes()),
-            protocol: offered_protocols(headers).any(|offer| offer == native::SUBPROTOCOL).then_some(native::SUBPROTOCOL),
+            protocol: offered_protocols(headers)
+                .any(|offer| offer == native::SUBPROTOCOL)
+                .then_some(native::SUBPROTOCOL),
             extensions: agreement.filter(|_| compression).map(|agreement| agreement.response),
         })
     }

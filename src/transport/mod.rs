@@ -28,6 +28,8 @@ pub struct DoorSettings {
     pub compression: bool,
     /// The most connections at once.
     pub max_connections: usize,
+    /// The largest request body, in bytes.
+    pub max_body: usize,
     /// Whether TLS ends in this process.
     pub tls: bool,
 }
