@@ -35,7 +35,7 @@ impl FromStr for Span {
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let millis = self.0.as_millis();
-        let fits = |(_, unit): &&(&str, u64)| millis % u128::from(*unit) == 0;
+        let fits = |(_, unit): &&(&str, u64)| millis.is_multiple_of(u128::from(*unit));
         let (name, unit) = Self::UNITS.iter().rev().filter(|_| millis != 0).find(fits).unwrap_or(&("s", 1_000));
         write!(f, "{}{name}", millis / u128::from(*unit))
     }
@@ -72,7 +72,7 @@ impl FromStr for ByteSize {
 
 impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let fits = |(_, unit): &&(&str, usize)| self.0 % unit == 0;
+        let fits = |(_, unit): &&(&str, usize)| self.0.is_multiple_of(*unit);
         let (name, unit) = Self::UNITS.iter().rev().filter(|_| self.0 != 0).find(fits).unwrap_or(&("B", 1));
         write!(f, "{}{name}", self.0 / unit)
     }
