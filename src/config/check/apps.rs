@@ -40,7 +40,10 @@ fn names<'a>(app: &'a AppConfig, key: &str, seen: &mut Seen<'a>, report: &mut Re
     for (field, value, seen) in [("id", &app.id, &mut seen.ids), ("key", &app.key, &mut seen.keys)] {
         let own = format!("{key}.{field}");
         match seen.get(value.as_str()) {
-            Some(first) => report.fault(own, format!("is that of {first} too; \"default\" is what it is if left out")),
+            Some(first) => {
+                let hint = if value == "default" { ": it is \"default\" where it is left out" } else { "" };
+                report.fault(own, format!("is that of {first} too{hint}"));
+            }
             None => drop(seen.insert(value, own)),
         }
     }
