@@ -146,7 +146,8 @@ impl Publisher {
     async fn publish(&mut self, data: &str, key: Option<String>) -> Result<(), Failure> {
         let key = key.unwrap_or_else(|| format!("{:032x}", rand::random::<u128>()));
         let data = as_json(data);
-        for attempt in 0.. {
+        let mut attempt = 0;
+        loop {
             let (problem, delay) = match self.attempt(&data, &key).await {
                 Ok(Answer::Published(line)) => return terminal::print(&line).map_err(|_| Failure::Unread),
                 Ok(Answer::Refused(problem)) | Err(Ended::Refused(problem)) => return Err(Failure::Refused(problem)),
@@ -160,8 +161,8 @@ impl Publisher {
                 return Err(Failure::Unanswered(problem));
             }
             sleep(delay + back_off(attempt)).await;
+            attempt += 1;
         }
-        unreachable!("the loop ends by returning")
     }
 
     async fn attempt(&mut self, data: &RawValue, key: &str) -> Result<Answer, Ended> {

@@ -76,6 +76,7 @@ pub(super) fn run(args: SubscribeArgs) -> ExitCode {
         let code = tokio::select! {
             code = subscriber.run() => code,
             _ = tokio::signal::ctrl_c() => DONE,
+            () = terminal::unread() => DONE,
         };
         subscriber.say_where_to_resume();
         ExitCode::from(code)

@@ -2,8 +2,11 @@
 
 use std::{
     fmt::Write as _,
+    future::pending,
     io::{self, Write as _},
 };
+
+use tokio::io::{Interest, unix::AsyncFd};
 
 /// Writes one line to standard output, at once.
 ///
@@ -14,6 +17,16 @@ pub(super) fn print(line: &str) -> io::Result<()> {
     out.write_all(line.as_bytes())?;
     out.write_all(b"\n")?;
     out.flush()
+}
+
+/// Comes back once standard output is a pipe that nobody reads any more; never for a file or a terminal.
+pub(super) async fn unread() {
+    if let Ok(out) = AsyncFd::with_interest(io::stdout(), Interest::ERROR)
+        && out.ready(Interest::ERROR).await.is_ok()
+    {
+        return;
+    }
+    pending().await
 }
 
 /// Writes one line to standard error. Whether anybody reads it is no concern of ours.

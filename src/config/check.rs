@@ -281,6 +281,7 @@ mod tests {
             ("[[app]]\nkey = 'a b'", "app[0].key: takes 1 to 128 visible"),
             ("[[app]]\nsecret = ''", "app[0].secret: is empty"),
             ("[[app]]\nsecret = '********'", "app[0].secret: is the mask"),
+            ("[[app]]\nsecret = 'at-least-32-random-bytes-that-nobody-knows'", "app[0].secret: is that of the example"),
             ("[[app]]\nsecret = 'short'", "app[0].secret: has fewer than 32 bytes"),
             ("[[app]]\nsecret = '-----BEGIN PUBLIC KEY-----'", "app[0].secret: is a PEM"),
             ("[[app]]\napi_keys = ['k', 'k']", "app[0].api_keys[1]: is app[0].api_keys[0] too"),

@@ -66,6 +66,9 @@ pub(super) const ALGORITHMS: &[&str] =
 pub(super) const PUBLIC_ALGORITHMS: &[&str] =
     &["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"];
 
+/// The secret of the example file, which everybody knows, as TOML.
+pub(super) const EXAMPLE_SECRET: &str = "\"at-least-32-random-bytes-that-nobody-knows\"";
+
 const ACCESS: &[&str] = &["anyone", "user", "token", "nobody"];
 
 const fn key(name: &'static str, shape: Shape, doc: &'static str) -> Key {
@@ -248,7 +251,7 @@ static APP: &[Key] = &[
         Kind::Secret,
         "Signs HS256, HS384 and HS512 tokens; at least 32 random bytes. `FANWIRE_SECRET` sets that of the first app.",
     )
-    .example("\"at-least-32-random-bytes-that-nobody-knows\""),
+    .example(EXAMPLE_SECRET),
     key(
         "api_keys",
         Shape::Secrets(API_KEY),

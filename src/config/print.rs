@@ -92,7 +92,12 @@ pub(super) fn mask_url(url: &str) -> String {
         let user = rest[..at].split(':').next().unwrap_or_default();
         Some(format!("{scheme}://{user}:{MASK}{}", &rest[at..]))
     });
-    masked.unwrap_or_else(|| url.into())
+    match (masked, url.rfind('@')) {
+        (Some(masked), _) => masked,
+        // No address at all; what stands before the `@` may still be meant as a password.
+        (None, Some(at)) if !url.contains("://") => format!("{MASK}{}", &url[at..]),
+        (None, _) => url.into(),
+    }
 }
 
 /// `text` with one line end after it.
@@ -350,6 +355,7 @@ mod tests {
         assert_eq!(mask_url("redis://:pw@h:1/0"), format!("redis://:{MASK}@h:1/0"));
         assert_eq!(mask_url("redis://u:p@w@h"), format!("redis://u:{MASK}@h"));
         assert_eq!(mask_url("https://h/@x"), "https://h/@x");
+        assert_eq!(mask_url("user:pw@h"), format!("{MASK}@h"));
     }
 
     #[test]

@@ -288,6 +288,26 @@ fn subscribe_ends_when_nobody_reads_any_more() {
 }
 
 #[test]
+fn subscribe_notices_a_closed_pipe_before_the_next_message() {
+    let (url, part) = server(|listener| {
+        let mut peer = Peer::accept(&listener);
+        let asked = peer.hear();
+        peer.say(json!({ "type": "subscribed", "id": asked["id"], "channel": "room:1" }));
+        while peer.socket.read().is_ok() {}
+    });
+    let mut child = command(&["subscribe", "room:1", "--url", &url], &[])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let err = lines(child.stderr.take().unwrap());
+    assert_eq!(Lines::next(&err), "subscribed to room:1");
+    drop(child.stdout.take());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    part.join().unwrap();
+}
+
+#[test]
 fn subscribe_ends_cleanly_by_interruption() {
     let (url, part) = server(|listener| {
         let mut peer = Peer::accept(&listener);

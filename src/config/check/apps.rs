@@ -4,7 +4,11 @@ use std::{collections::BTreeMap, fs};
 
 use super::{super::MASK, pem_file};
 use crate::{
-    config::{ApiKeyConfig, AppConfig, TokensConfig, finding::Report, keys::PUBLIC_ALGORITHMS},
+    config::{
+        ApiKeyConfig, AppConfig, TokensConfig,
+        finding::Report,
+        keys::{EXAMPLE_SECRET, PUBLIC_ALGORITHMS},
+    },
     domain::AppId,
 };
 
@@ -93,6 +97,7 @@ fn no_secret(text: &str) -> Option<&'static str> {
     match text {
         "" => Some("is empty: leave it out to have none"),
         MASK => Some("is the mask that `fanwire config` shows in place of a secret"),
+        text if text == EXAMPLE_SECRET.trim_matches('"') => Some("is that of the example file, which everybody knows"),
         text if text.trim() != text => Some("begins or ends with white space"),
         text if text.contains(char::is_control) => Some("has a control character in it"),
         _ => None,
