@@ -23,7 +23,7 @@ use tokio_tungstenite::{
 /// Which server, and who one is there.
 #[derive(Args, Clone)]
 pub(super) struct ClientArgs {
-    /// The server; ws, wss, http and https will do. FANWIRE_URL sets it too.
+    /// The server, ws://127.0.0.1:8080 if left out; ws, wss, http and https will do. FANWIRE_URL sets it too.
     #[arg(long, value_name = "URL")]
     url: Option<String>,
     /// The token that says who one is. FANWIRE_TOKEN sets it too, and shows in no list of processes.

@@ -186,9 +186,10 @@ fn insert_item(item: &mut Node, keys: &'static [Key], below: &[String], node: No
 }
 
 fn unknown(name: &str, report: &mut Report) {
-    let names = names();
-    let mut known = names.iter().map(String::as_str).chain([SECRET]);
-    let meant = nearest(name, known.by_ref()).map(str::to_owned);
+    // Compared without what all of them begin with, which would make each look like any other.
+    let names: Vec<_> = names().into_iter().chain([SECRET.into()]).collect();
+    let known = names.iter().filter_map(|known| known.strip_prefix(PREFIX));
+    let meant = nearest(&name[PREFIX.len()..], known).map(|found| format!("{PREFIX}{found}"));
     report.warn(name, "unknown environment variable, ignored");
     if let Some(warning) = report.warnings.last_mut() {
         warning.nearest = meant;

@@ -185,6 +185,7 @@ mod tests {
             text[0].contains("FANWIRE_CONNECTION__PIGN") && text[0].contains("FANWIRE_CONNECTION__PING"),
             "{text:?}"
         );
+        assert!(text[1].ends_with("FANWIRE_PORT: unknown environment variable, ignored"), "{text:?}");
         assert!(!text.concat().contains("hunter2"));
         let found = faults("", &[("FANWIRE_CONNECTION__PING", "soon"), ("FANWIRE_APP__4__ID", "x")]);
         assert!(found.iter().any(|fault| fault.starts_with("connection.ping: takes a duration")
