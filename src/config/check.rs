@@ -80,6 +80,9 @@ fn level_problem(level: &str) -> Option<String> {
 }
 
 fn broker(config: &Config, report: &mut Report) {
+    if config.broker.max_memory.0 < 1 << 20 {
+        report.fault("broker.max_memory", "takes \"1MiB\" and more");
+    }
     let url = &config.broker.url;
     if url == "memory:" || !report.sound(&["broker.url"]) {
         return;
@@ -251,6 +254,7 @@ mod tests {
             ("[log]\nlevel = 'a=b=c'", "log.level: is no filter"),
             ("[shutdown]\ndrain = '2h'", "shutdown.drain: is more than an hour"),
             ("[tls]\ncert = '/nowhere/c'\nkey = '/nowhere/k'", "tls.key: cannot read /nowhere/k"),
+            ("[broker]\nmax_memory = '1KiB'", "broker.max_memory: takes \"1MiB\" and more"),
             ("[broker]\nurl = 'redis://h'", "broker.url: redis comes with a later version"),
             ("[broker]\nurl = 'nats://u:pw@h'", "broker.url: \"nats://u:********@h\" names no broker"),
             ("[http]\nallowed_origins = ['*', 'https://a.example/x']", "http.allowed_origins[1]: takes an origin"),

@@ -183,11 +183,14 @@ static LOG: &[Key] = &[
     ),
 ];
 
-static BROKER: &[Key] = &[one(
-    "url",
-    Kind::Text,
-    "\"memory:\", the broker inside this process: history lives as long as it does, and it is the only node.",
-)];
+static BROKER: &[Key] = &[
+    one(
+        "url",
+        Kind::Text,
+        "\"memory:\", the broker inside this process: history lives as long as it does, and it is the only node.",
+    ),
+    one("max_memory", Kind::Size, "Bytes that histories and idempotency keys may hold in the memory broker."),
+];
 
 static HTTP: &[Key] = &[
     many(

@@ -60,7 +60,7 @@ pub struct Config {
     /// What channels may do, by the part of their name before the first `:`.
     #[serde(rename = "namespace")]
     pub namespaces: std::collections::BTreeMap<String, NamespaceConfig>,
-    /// Whether development mode may serve on any address, and under any name in `Host`. Only `--insecure` sets it.
+    /// Whether development mode may serve on any address. Only `--insecure` sets it.
     #[serde(skip)]
     pub insecure: bool,
 }
@@ -136,11 +136,13 @@ pub enum LogFormat {
 pub struct BrokerConfig {
     /// `memory:`, the broker inside this process.
     pub url: String,
+    /// Bytes that histories and idempotency keys may hold in the memory broker.
+    pub max_memory: ByteSize,
 }
 
 impl Default for BrokerConfig {
     fn default() -> Self {
-        Self { url: "memory:".into() }
+        Self { url: "memory:".into(), max_memory: ByteSize::mebibytes(1024) }
     }
 }
 

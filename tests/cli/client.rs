@@ -77,31 +77,41 @@ fn server(part: impl FnOnce(TcpListener) + Send + 'static) -> (String, JoinHandl
 }
 
 /// A child process whose lines are awaited.
-struct Lines {
+pub(super) struct Lines {
     child: Child,
-    out: mpsc::Receiver<String>,
+    pub(super) out: mpsc::Receiver<String>,
     err: mpsc::Receiver<String>,
 }
 
 impl Lines {
-    fn start(args: &[&str]) -> Self {
+    pub(super) fn start(args: &[&str]) -> Self {
         let mut child = command(args, &[]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let (out, err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
         Self { child, out: lines(out), err: lines(err) }
     }
 
-    fn next(lines: &mpsc::Receiver<String>) -> String {
+    pub(super) fn next(lines: &mpsc::Receiver<String>) -> String {
         lines.recv_timeout(Duration::from_secs(20)).expect("a line in time")
     }
 
     /// Waits for a line on standard error that contains `text`.
-    fn told(&self, text: &str) -> String {
+    pub(super) fn told(&self, text: &str) -> String {
         loop {
             let line = Self::next(&self.err);
             if line.contains(text) {
                 return line;
             }
         }
+    }
+}
+
+impl Lines {
+    /// Presses ctrl-c; the last line that it says.
+    pub(super) fn stop(mut self) -> String {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+        assert_eq!(self.child.wait().unwrap().code(), Some(0));
+        self.err.iter().last().unwrap_or_default()
     }
 }
 
@@ -315,12 +325,9 @@ fn subscribe_ends_cleanly_by_interruption() {
         peer.say(json!({ "type": "subscribed", "id": asked["id"], "channel": "room:1", "epoch": "e", "offset": 3 }));
         while peer.socket.read().is_ok() {}
     });
-    let mut run = Lines::start(&["subscribe", "room:1", "--url", &url]);
+    let run = Lines::start(&["subscribe", "room:1", "--url", &url]);
     run.told("subscribed to room:1");
-    let pid = rustix::process::Pid::from_child(&run.child);
-    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
-    run.told("resume room:1 with --after e:3");
-    assert_eq!(run.child.wait().unwrap().code(), Some(0));
+    assert!(run.stop().contains("resume room:1 with --after e:3"));
     part.join().unwrap();
 }
 

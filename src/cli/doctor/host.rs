@@ -62,8 +62,11 @@ fn memory(config: &Config, read: Read<'_>) -> Option<Finding> {
     Some(if bytes < wanted {
         let limit = config.limits.connections;
         Finding::fail(WHAT, format!("{text}; limits.connections says {limit}: lower it or add memory"))
+    } else if bytes < config.broker.max_memory.0 as u64 {
+        let most = config.broker.max_memory;
+        Finding::warn(WHAT, format!("{text}; broker.max_memory lets history take {most}: lower it or add memory"))
     } else if mebibytes < 256 {
-        Finding::warn(WHAT, format!("{text}; {} of slow readers would fill it", queues(config, bytes)))
+        Finding::warn(WHAT, format!("{text}; {} send queues of slow readers would fill it", queues(config, bytes)))
     } else {
         Finding::ok(WHAT, text)
     })
@@ -152,7 +155,10 @@ mod tests {
         };
         let finding = memory(&Config::default(), &read).unwrap();
         assert_eq!((finding.level, finding.text.starts_with("95 MiB")), (Level::Warn, true), "{finding}");
+        assert!(finding.text.contains("broker.max_memory"), "{finding}");
         let mut config = Config::default();
+        config.broker.max_memory = ByteSize::mebibytes(1);
+        assert!(memory(&config, &read).unwrap().text.contains("95 send queues of slow readers"));
         config.limits.connections = 1_000_000;
         assert_eq!(memory(&config, &read).unwrap().level, Level::Fail);
         assert!(memory(&config, &|_| None).is_none());
