@@ -31,7 +31,7 @@ use tracing::warn;
 
 use self::settings::Settings;
 use crate::{
-    config::{ApiScope, Config, NamespaceConfig},
+    config::{ApiScope, Config, NamespaceConfig, Rate},
     domain::{AppId, ChannelName, ErrorCode, Refusal},
 };
 
@@ -199,6 +199,11 @@ impl Gateway {
             warn!(%peer, %header, "not a trusted proxy: its clients count as one address (http.trusted_proxies)");
         }
         settings.proxies.client(peer, headers)
+    }
+
+    /// How many commands a connection may send.
+    pub fn frames_per_connection(&self) -> Rate {
+        self.settings.load().frames_per_connection
     }
 
     /// Counts a new connection from `address`.

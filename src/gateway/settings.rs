@@ -24,7 +24,7 @@ use super::{
     origin::Origins,
 };
 use crate::{
-    config::{ApiKeyConfig, AppConfig, Config, NamespaceConfig},
+    config::{ApiKeyConfig, AppConfig, Config, NamespaceConfig, Rate},
     domain::AppId,
 };
 
@@ -47,6 +47,7 @@ pub(super) struct Settings {
     pub(super) proxies: Proxies,
     pub(super) warned_of_proxy: AtomicBool,
     pub(super) addresses: Arc<AddressLimit>,
+    pub(super) frames_per_connection: Rate,
     /// By URL.
     jwks: HashMap<String, Arc<Jwks>>,
 }
@@ -107,6 +108,7 @@ impl Settings {
             proxies: Proxies::new(&config.http),
             warned_of_proxy: AtomicBool::new(false),
             addresses: addresses(config, old),
+            frames_per_connection: config.limits.frames_per_connection,
             jwks,
         };
         Ok((settings, rules))

@@ -59,8 +59,7 @@ impl Channels {
         if let Some(local) = self.by_name.get(channel) {
             return (local.clone(), false);
         }
-        let local =
-            Rc::new(Local { channel: channel.clone(), lists: Default::default(), walking: Cell::new(false) });
+        let local = Rc::new(Local { channel: channel.clone(), lists: Default::default(), walking: Cell::new(false) });
         self.by_name.insert(channel.clone(), local.clone());
         (local, true)
     }

@@ -24,9 +24,7 @@ use super::{
     send_queue::SendQueue,
     shard::Shard,
 };
-use crate::domain::{
-    AppId, Channel, ChannelName, ConnectionId, DisconnectReason, Format, Identity, Position, UserId,
-};
+use crate::domain::{AppId, Channel, ChannelName, ConnectionId, DisconnectReason, Format, Identity, Position, UserId};
 
 /// The most pushes that a held subscription keeps; above that its channel's history is read again.
 const MAX_HELD: usize = 4096;
@@ -44,7 +42,7 @@ pub struct Connection {
     identity: RefCell<Option<Arc<Identity>>>,
     task: RefCell<Option<Waker>>,
     writer: RefCell<Option<Waker>>,
-    control: RefCell<Option<Box<VecDeque<Control>>>>,
+    control: RefCell<VecDeque<Control>>,
     flags: Cell<u16>,
     pub(super) check_at: Cell<u32>,
     pub(super) alarm_at: Cell<u32>,
@@ -295,6 +293,9 @@ impl Connection {
             }
         }
         queue.push(frame.slice(taken..));
+        if taken != 0 {
+            queue.begin();
+        }
         drop(queue);
         if !self.has(CORKED | FLUSHING) {
             self.flush();
@@ -381,11 +382,32 @@ impl Connection {
         self.queue.borrow().bytes()
     }
 
+    /// Makes room for a last word on a connection that was too slow: drops what waits, but for a frame that is out in
+    /// part.
+    pub fn make_room_for_last_word(&self) {
+        self.queue.borrow_mut().keep_begun();
+        self.take(SLOW);
+    }
+
+    /// Completes once nothing waits, or the socket is broken.
+    pub async fn flushed(self: &Rc<Self>) {
+        self.uncork();
+        poll_fn(|context| {
+            if self.has(BROKEN) || self.queue.borrow().is_empty() {
+                return Poll::Ready(());
+            }
+            *self.task.borrow_mut() = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
     /// Completes once at most `bytes` wait.
     ///
     /// # Errors
     /// [`Gone`]: the connection is to end.
-    pub async fn drained_to(&self, bytes: usize) -> Result<(), Gone> {
+    pub async fn drained_to(self: &Rc<Self>, bytes: usize) -> Result<(), Gone> {
+        self.uncork();
         poll_fn(|context| {
             if self.has(BROKEN | SLOW | SILENT | CLOSED) {
                 return Poll::Ready(Err(Gone));
@@ -429,7 +451,7 @@ impl Connection {
         if self.has(SILENT) {
             return Some(Wake::End(End::Silent));
         }
-        if self.control.borrow().is_some() {
+        if !self.control.borrow().is_empty() {
             return Some(Wake::Control);
         }
         if self.take(ALARM) {
@@ -508,16 +530,16 @@ impl Connection {
 
     /// Asks something of the session.
     pub fn ask(&self, control: Control) {
-        self.control.borrow_mut().get_or_insert_default().push_back(control);
+        self.control.borrow_mut().push_back(control);
         self.wake_task();
     }
 
     /// What was asked first.
     pub fn next_control(&self) -> Option<Control> {
         let mut control = self.control.borrow_mut();
-        let next = control.as_mut()?.pop_front();
-        if control.as_ref().is_some_and(|control| control.is_empty()) {
-            *control = None;
+        let next = control.pop_front();
+        if control.is_empty() {
+            *control = VecDeque::new();
         }
         next
     }

@@ -18,6 +18,8 @@ pub struct Counters {
     pub deliveries: Figure,
     /// How long publications took from the broker to the last socket of the shard.
     pub delivery_time: Times,
+    /// Bytes that wait in send queues, as of the last tick of the timer.
+    pub queued_bytes: Figure,
     /// Subscriptions that fell behind and were told to catch up from history.
     pub caught_behind: Figure,
     /// Connections that were ended for being slow.

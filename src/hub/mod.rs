@@ -59,12 +59,15 @@ pub struct Limits {
     pub ping: Duration,
 }
 
+/// Something to do on a shard's thread.
+pub type Task = Box<dyn FnOnce(&Rc<Shard>) + Send>;
+
 /// What a shard's inbox takes.
 pub enum Item {
     /// Something to deliver.
     Push(Arc<Outgoing>),
     /// Something to do on the shard's thread, after all that was put in before.
-    Task(Box<dyn FnOnce(&Rc<Shard>) + Send>),
+    Task(Task),
 }
 
 /// All shards of this node.
@@ -98,13 +101,7 @@ impl Hub {
                 (Entrance { inbox, waiting: AtomicUsize::new(0), counters: Counters::default() }, rx)
             })
             .unzip::<_, _, Vec<_>, Vec<_>>();
-        let hub = Self {
-            shards: entrances.into(),
-            interest: Interest::new(),
-            limits,
-            encode,
-            room: Notify::new(),
-        };
+        let hub = Self { shards: entrances.into(), interest: Interest::new(), limits, encode, room: Notify::new() };
         (Arc::new(hub), inboxes)
     }
 
@@ -199,6 +196,11 @@ impl Hub {
     /// Pushes and tasks that wait in the inboxes.
     pub fn waiting(&self) -> usize {
         self.shards.iter().map(|shard| shard.waiting.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Bytes that wait for slow connections.
+    pub fn queued_bytes(&self) -> usize {
+        self.shards.iter().map(|shard| shard.counters.queued_bytes.get()).sum()
     }
 
     /// How many shards it has.

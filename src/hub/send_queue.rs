@@ -9,6 +9,8 @@ use bytes::Bytes;
 pub(super) struct SendQueue {
     frames: VecDeque<Bytes>,
     bytes: usize,
+    /// Whether a part of the first frame is out.
+    begun: bool,
 }
 
 impl SendQueue {
@@ -49,11 +51,25 @@ impl SendQueue {
             let Some(front) = self.frames.front_mut() else { break };
             if written < front.len() {
                 *front = front.slice(written..);
+                self.begun = true;
                 return;
             }
+            self.begun = false;
             written -= front.len();
             self.frames.pop_front();
         }
+        self.release_if_empty();
+    }
+
+    /// Notes that a part of the next frame is out already.
+    pub fn begin(&mut self) {
+        self.begun = true;
+    }
+
+    /// Throws away what waits, but for a frame that is out in part: the peer needs its end to read on.
+    pub fn keep_begun(&mut self) {
+        self.frames.truncate(usize::from(self.begun));
+        self.bytes = self.frames.front().map_or(0, Bytes::len);
         self.release_if_empty();
     }
 
@@ -65,6 +81,7 @@ impl SendQueue {
     fn release_if_empty(&mut self) {
         if self.frames.is_empty() {
             self.frames = VecDeque::new();
+            self.begun = false;
         }
     }
 }

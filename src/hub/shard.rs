@@ -58,6 +58,9 @@ pub struct Shard {
 }
 
 impl Shard {
+    /// How often send queues are summed up for the metrics: about every six seconds.
+    const TICKS_BETWEEN_SUMS: u32 = 16;
+
     /// The shard with this number.
     pub fn new(hub: Arc<Hub>, index: usize) -> Rc<Self> {
         let wheel = Wheel::new(hub.limits().ping);
@@ -206,6 +209,10 @@ impl Shard {
             self.counters().lag_micros.set(at.elapsed().as_micros() as usize);
             self.wheel.borrow_mut().turn(&mut due);
             let now = self.wheel.borrow().now();
+            if now.is_multiple_of(Self::TICKS_BETWEEN_SUMS) {
+                let queued = self.connections.borrow().iter().map(|(_, connection)| connection.queued_bytes()).sum();
+                self.counters().queued_bytes.set(queued);
+            }
             for entry in due.drain(..) {
                 let connection = self.connections.borrow().get(entry.slot as usize).cloned();
                 let Some(connection) = connection else { continue };

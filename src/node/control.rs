@@ -110,9 +110,9 @@ impl Node {
     pub async fn channel(&self, app: &AppId, name: &ChannelName) -> Result<ChannelStats, BrokerError> {
         let channel = Channel::new(app, name);
         let wanted = channel.clone();
-        let gathered = self.hub.on_every_shard(move |shard| {
-            shard.channel(&wanted).map(|local| (local.subscribers(), users(&local)))
-        });
+        let gathered = self
+            .hub
+            .on_every_shard(move |shard| shard.channel(&wanted).map(|local| (local.subscribers(), users(&local))));
         let mut stats = ChannelStats::default();
         let mut all = HashSet::new();
         for (subscribers, users) in gathered.await.into_iter().flatten() {

@@ -182,9 +182,7 @@ fn retention(namespace: &NamespaceConfig) -> Option<Retention> {
 /// A broker's failure as a command's answer.
 fn broker_refusal(error: BrokerError, channel: &ChannelName) -> Refusal {
     let refusal = match error {
-        BrokerError::Unavailable(why) => {
-            Refusal::new(ErrorCode::Unavailable, why).retry_after(Duration::from_secs(1))
-        }
+        BrokerError::Unavailable(why) => Refusal::new(ErrorCode::Unavailable, why).retry_after(Duration::from_secs(1)),
         BrokerError::Unanswered => Refusal::new(
             ErrorCode::Timeout,
             "the broker did not answer in time; it may have been done, so retry with the same `key`",

@@ -7,9 +7,7 @@ use super::{Caller, CallerKind, Node, ROOM_DEADLINE, broker_refusal, retention};
 use crate::{
     broker::{ScopedKey, Submission},
     config::NamespaceConfig,
-    domain::{
-        Action, ConnectionId, ErrorCode, Publish, PublicationId, Published, Publisher, Refusal, UnixMillis,
-    },
+    domain::{Action, ConnectionId, ErrorCode, PublicationId, Publish, Published, Publisher, Refusal, UnixMillis},
 };
 
 impl Node {
@@ -30,9 +28,10 @@ impl Node {
             let message = format!("`data` has {data_bytes} bytes, the most is {}", limit.0);
             return Err(Refusal::new(ErrorCode::TooLarge, message).in_channel(&name));
         }
-        self.hub.room(ROOM_DEADLINE).await.map_err(|overloaded| {
-            Refusal::new(ErrorCode::Unavailable, overloaded.to_string()).in_channel(&name)
-        })?;
+        self.hub
+            .room(ROOM_DEADLINE)
+            .await
+            .map_err(|overloaded| Refusal::new(ErrorCode::Unavailable, overloaded.to_string()).in_channel(&name))?;
         let time = UnixMillis::now();
         let own = match caller.kind {
             CallerKind::Client { connection, .. } if !echo => connection,

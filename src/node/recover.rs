@@ -6,7 +6,10 @@
 
 use std::{rc::Rc, sync::Arc};
 
-use super::{Begun, Node, broker_refusal, subscribe::{page, reaches_back_to}};
+use super::{
+    Begun, Node, broker_refusal,
+    subscribe::{page, reaches_back_to},
+};
 use crate::{
     broker::Retention,
     domain::{Channel, ChannelName, HistoryQuery, Position, Publication, Push, Refusal, Subscribed},
@@ -41,13 +44,8 @@ impl Node {
     /// [`Lost`]: the subscription did not go live and must be ended.
     pub async fn go_live(&self, connection: &Rc<Connection>, begun: Begun) -> Result<(), Lost> {
         let Begun { subscribed, channel, retention, missed, .. } = begun;
-        let way = Return {
-            connection,
-            channel: &channel,
-            name: &subscribed.channel,
-            retention,
-            at: subscribed.position,
-        };
+        let way =
+            Return { connection, channel: &channel, name: &subscribed.channel, retention, at: subscribed.position };
         self.return_to_live(way, missed).await
     }
 

@@ -7,8 +7,8 @@ use crate::{
     broker::{History, Retention},
     config::NamespaceConfig,
     domain::{
-        Action, Channel, ChannelName, ErrorCode, HistoryQuery, Identity, Member, Payload, Position,
-        Publication, Refusal, Start, Subscribe, Subscribed,
+        Action, Channel, ChannelName, ErrorCode, HistoryQuery, Identity, Member, Payload, Position, Publication,
+        Refusal, Start, Subscribe, Subscribed,
     },
     gateway::access,
     hub::Connection,
@@ -91,10 +91,7 @@ impl Node {
         };
         let beginning = match retention {
             Some(retention) => self.beginning(channel, name, retention, start).await?,
-            None => Beginning {
-                recovered: matches!(start, Start::After(_)).then_some(false),
-                ..Beginning::default()
-            },
+            None => Beginning { recovered: matches!(start, Start::After(_)).then_some(false), ..Beginning::default() },
         };
         if namespace.presence {
             let member = Member { connection: connection.id(), user: user(caller), info };

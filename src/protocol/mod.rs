@@ -5,7 +5,7 @@
 
 pub mod native;
 
-use crate::domain::{CommandId, Push, Reply, Request};
+use crate::domain::{CommandId, Format, Push, Reply, Request};
 
 /// Turns one client language into the vocabulary and back.
 pub trait Codec: Send + Sync {
@@ -20,4 +20,11 @@ pub trait Codec: Send + Sync {
 
     /// Appends the frame that says `push`.
     fn encode_push(&self, push: &Push, out: &mut Vec<u8>);
+}
+
+/// Writes a push as the payload of a format.
+pub fn encode(format: Format, push: &Push, out: &mut Vec<u8>) {
+    match format {
+        Format::Native | Format::NativeDeflated | Format::NativeEvents => native::Native.encode_push(push, out),
+    }
 }

@@ -17,8 +17,8 @@ use tracing::{debug, info};
 use self::state::{Held, State, until};
 use crate::{
     domain::{
-        Actions, ChannelName, Command, CommandId, DisconnectReason, ErrorCode, HistoryQuery, Identity,
-        Payload, Publish, Push, Refusal, Reply, Request, Start, Subscribe, Welcome,
+        Actions, ChannelName, Command, CommandId, DisconnectReason, ErrorCode, HistoryQuery, Identity, Payload,
+        Publish, Push, Refusal, Reply, Request, Start, Subscribe, Welcome,
     },
     gateway::App,
     hub::{Connection, Control, End, Wake},
@@ -87,9 +87,7 @@ impl Session {
                     return match (error.is_expired(), error.refusal().code) {
                         (true, _) => self.disconnect(DisconnectReason::TokenExpired),
                         // The keys cannot be had just now; the token may be good.
-                        (_, ErrorCode::Unavailable | ErrorCode::Timeout) => {
-                            self.disconnect(DisconnectReason::Internal)
-                        }
+                        (_, ErrorCode::Unavailable | ErrorCode::Timeout) => self.disconnect(DisconnectReason::Internal),
                         _ => self.disconnect(DisconnectReason::Unauthorized),
                     };
                 }
@@ -143,7 +141,10 @@ impl Session {
             },
             Wake::CaughtUp => self.catch_up().await,
             Wake::End(End::Broken) => Err(Ending::Gone),
-            Wake::End(End::Slow) => self.disconnect(DisconnectReason::Slow),
+            Wake::End(End::Slow) => {
+                self.connection.make_room_for_last_word();
+                self.disconnect(DisconnectReason::Slow)
+            }
             Wake::End(End::Silent) => self.disconnect(DisconnectReason::PingTimeout),
         }
     }
@@ -323,11 +324,7 @@ impl Session {
         let granted = Some(Actions::default().with(crate::domain::Action::Subscribe));
         let caller = Caller {
             app: &self.app.id,
-            kind: CallerKind::Client {
-                identity: identity.as_deref(),
-                connection: Some(self.connection.id()),
-                granted,
-            },
+            kind: CallerKind::Client { identity: identity.as_deref(), connection: Some(self.connection.id()), granted },
         };
         match self.node.subscribe(&caller, &self.connection, &subscribe, info).await {
             Err(refusal) => {

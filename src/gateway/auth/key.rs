@@ -231,3 +231,37 @@ impl Jwk {
 fn decoded(text: &Option<String>) -> Option<Vec<u8>> {
     URL_SAFE_NO_PAD.decode(text.as_deref()?).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gateway::testing::{Issuer, PUBLIC_ALGORITHMS, pem};
+
+    #[test]
+    fn a_key_that_does_not_fit_its_algorithm_is_refused_when_it_is_loaded() {
+        let issuer = Issuer::shared();
+        let load = |name: &str, pem: &str| Key::from_pem("k", algorithm(name).unwrap(), pem).map(|_| ());
+        let unfit = |name| Err(KeyError::Unfit { algorithm: algorithm(name).unwrap() });
+        for name in PUBLIC_ALGORITHMS {
+            assert_eq!(load(name, &issuer.pem(name)), Ok(()), "{name}");
+            for other in ["RS256", "ES256", "ES384", "EdDSA"] {
+                let same_type = other == name || (name.starts_with(['R', 'P']) && other == "RS256");
+                assert_eq!(load(name, &issuer.pem(other)).is_ok(), same_type, "a key for {other} as one for {name}");
+            }
+            assert_eq!(load(name, &pem("PUBLIC KEY", b"nonsense")), unfit(name));
+            assert_eq!(load(name, ""), Err(KeyError::NoPem));
+            assert_eq!(load(name, &issuer.private_pem()), Err(KeyError::Private));
+            assert_eq!(load(name, &pem("CERTIFICATE", b"x")), Err(KeyError::NoPem));
+        }
+        assert_eq!(load("HS256", &issuer.pem("RS256")), unfit("HS256"));
+        let secret = |text: &str| Key::from_secret(text, algorithm("HS256").unwrap()).map(|_| ());
+        assert_eq!(secret(&issuer.pem("RS256")), Err(KeyError::PemAsSecret));
+        assert_eq!(secret(""), Err(KeyError::Empty));
+        assert!(Key::from_secret("x", algorithm("RS256").unwrap()).is_err());
+        let kid = |kid: &str| Key::from_pem(kid, algorithm("ES256").unwrap(), &issuer.pem("ES256")).map(|_| ());
+        assert_eq!(kid(&"k".repeat(129)), Err(KeyError::Kid { bytes: 129 }));
+        assert_eq!(kid(""), Err(KeyError::Empty));
+        let large = Issuer::with_rsa(aws_lc_rs::rsa::KeySize::Rsa4096);
+        assert_eq!(load("RS256", &large.pem("RS256")), Ok(()));
+    }
+}
