@@ -58,7 +58,18 @@ impl Mark {
 
     /// What this thread used since `before`, as a share of the time.
     pub fn client_share(&self, before: &Self) -> f64 {
-        share(self.client.since(&before.client).cpu(), self.elapsed(before))
+        share(self.client_spent(before).cpu(), self.elapsed(before))
+    }
+
+    /// What this thread used since `before`.
+    pub fn client_spent(&self, before: &Self) -> Spent {
+        self.client.since(&before.client)
+    }
+
+    /// For which share of the time this thread had work: running, or kept from it by others on its processor.
+    pub fn client_busy(&self, before: &Self) -> f64 {
+        let spent = self.client_spent(before);
+        share(spent.cpu() + spent.waited, self.elapsed(before))
     }
 }
 

@@ -7,13 +7,13 @@ use std::fmt::Write as _;
 
 use crate::{
     monitor::Second,
-    report::{Report, Row, number, ratios},
+    report::{Report, Row, number},
 };
 
 const STYLE: &str = include_str!("page.css");
 /// The plots' own units; the page scales them.
-const WIDTH: f64 = 520.0;
-const HEIGHT: f64 = 220.0;
+const WIDTH: f64 = 400.0;
+const HEIGHT: f64 = 190.0;
 /// Room for the labels to the left of and below a plot.
 const LEFT: f64 = 46.0;
 const BELOW: f64 = 26.0;
@@ -48,20 +48,16 @@ pub fn render(report: &Report) -> String {
         escape(&report.command),
         legend(report),
     );
-    page.push_str(r#"<div class="grid">"#);
     let rows = report.rows();
-    for row in PLOTTED.iter().filter_map(|name| rows.iter().find(|row| row.name == *name)) {
-        page.push_str(&card(
-            &format!("{}, {}", row.name, row.unit),
-            "each dot a turn, the bar their median",
-            &dots(row),
-        ));
-    }
+    let plotted = || PLOTTED.iter().filter_map(|name| rows.iter().find(|row| row.name == *name && is_telling(row)));
+    page.push_str(r#"<div class="grid tiles">"#);
+    plotted().for_each(|row| page.push_str(&tile(report, row)));
+    page.push_str(r#"</div><div class="grid">"#);
     page.push_str(&latency_card(report));
-    page.push_str(&timeline_card(report, "per second", |second| second.count));
-    page.push_str(&timeline_card(report, "server CPU, %", |second| second.server_cpu));
-    page.push_str(&timeline_card(report, "generator CPU, %", |second| second.client_cpu));
-    page.push_str(&timeline_card(report, "server memory, MiB", |second| second.resident_mib));
+    page.push_str(&timeline_card(report, "Per second", |second| second.count));
+    page.push_str(&timeline_card(report, "Server CPU, %", |second| second.server_cpu));
+    page.push_str(&timeline_card(report, "Generator CPU, %", |second| second.client_cpu));
+    page.push_str(&timeline_card(report, "Server memory, MiB", |second| second.resident_mib));
     page.push_str(&table(report, &rows));
     page.push_str("</div></main></body></html>\n");
     page
@@ -73,6 +69,31 @@ fn legend(report: &Report) -> String {
         format!(r#"<li class="c{}"><span><b>{label}</b> {load}; {turns} turns</span></li>"#, index % 4)
     });
     format!(r#"<ul class="legend">{}</ul>"#, items.collect::<String>())
+}
+
+/// Whether a figure differs enough between turns or contestants to deserve a plot.
+fn is_telling(row: &Row) -> bool {
+    let values = || row.cells.iter().flatten().flat_map(|cell| &cell.values).copied();
+    let (least, most) = (values().fold(f64::MAX, f64::min), values().fold(0.0, f64::max));
+    least < 0.98 * most || row.cells.len() == 1
+}
+
+/// One figure: how the last contestant compares with the first, in large, and the turns of all.
+fn tile(report: &Report, row: &Row) -> String {
+    let last = row.cells.len() - 1;
+    let (large, hint) = match (row.ratios(last), report.contestants.first()) {
+        (Some((medians, _)), Some(first)) if 0 < last => {
+            (format!("{medians:.2} ×"), format!("{} as a multiple of {}", report.contestants[last].label, first.label))
+        }
+        _ => (row.cells[0].as_ref().map_or_else(String::new, |cell| number(cell.median)), row.unit.to_owned()),
+    };
+    format!(
+        r#"<section class="card"><h2>{} <small>{}</small></h2><p class="large">{large}</p><p class="soft">{}</p>{}</section>"#,
+        escape(row.name),
+        escape(row.unit),
+        escape(&hint),
+        dots(row)
+    )
 }
 
 fn card(title: &str, hint: &str, plot: &str) -> String {
@@ -101,8 +122,8 @@ fn table(report: &Report, rows: &[Row]) -> String {
                 None => html.push_str("<td>–</td>"),
             }
         }
-        for cell in row.cells.iter().skip(1) {
-            let _ = write!(html, "<td>{}</td>", ratios(row.cells[0].as_ref(), cell.as_ref()));
+        for contestant in 1..row.cells.len() {
+            let _ = write!(html, "<td>{}</td>", row.ratios_text(contestant));
         }
         html.push_str("</tr>");
     }

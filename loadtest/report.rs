@@ -7,7 +7,7 @@ use std::{fs, path::Path, process::Command};
 
 use serde::Serialize;
 
-use crate::scenarios::Turn;
+use crate::scenarios::{Better, Turn};
 
 /// Everything about one run.
 #[derive(Debug, Serialize)]
@@ -45,6 +45,7 @@ pub struct Record {
 pub struct Row {
     pub name: &'static str,
     pub unit: &'static str,
+    pub better: Better,
     /// Per contestant; absent where it has no such figure.
     pub cells: Vec<Option<Cell>>,
 }
@@ -95,10 +96,9 @@ impl Report {
         let mut rows: Vec<Row> = Vec::new();
         for figure in self.turns().flat_map(|(_, turn)| &turn.figures) {
             if !rows.iter().any(|row| row.name == figure.name && row.unit == figure.unit) {
-                rows.push(Row { name: figure.name, unit: figure.unit, cells: Vec::new() });
+                rows.push(Row { name: figure.name, unit: figure.unit, better: figure.better, cells: Vec::new() });
             }
         }
-        // `… in user mode` stands below the figure that it is a part of, whatever a later contestant adds.
         for row in &mut rows {
             row.cells = self.contestants.iter().map(|record| Cell::of(record, row.name)).collect();
         }
@@ -121,7 +121,7 @@ impl Report {
         for row in self.rows() {
             let mut line = vec![format!("{}, {}", row.name, row.unit)];
             line.extend(row.cells.iter().map(|cell| cell.as_ref().map_or_else(|| "–".into(), Cell::text)));
-            line.extend(row.cells.iter().skip(1).map(|cell| ratios(row.cells[0].as_ref(), cell.as_ref())));
+            line.extend((1..row.cells.len()).map(|contestant| row.ratios_text(contestant)));
             lines.push(line);
         }
         text.push_str(&align(&lines));
@@ -137,7 +137,8 @@ impl Report {
         for (label, turn) in self.turns() {
             remarks.extend(turn.notes.iter().map(|note| format!("{label}: {note}")));
             if turn.is_client_bottleneck {
-                remarks.push(format!("{label}: the generator used over 90 % of its processor and was the bottleneck"));
+                remarks
+                    .push(format!("{label}: the generator was busy for over 90 % of the time: it was the bottleneck"));
             }
             let audit = &turn.audit;
             if !audit.is_clean() {
@@ -174,17 +175,37 @@ impl Report {
     }
 }
 
+impl Row {
+    /// How a contestant compares with the first: the ratio of the medians and, of several turns, that of the best.
+    pub fn ratios(&self, contestant: usize) -> Option<(f64, Option<f64>)> {
+        let (first, other) = (self.cells.first()?.as_ref()?, self.cells.get(contestant)?.as_ref()?);
+        if self.better == Better::Neither || first.median == 0.0 || first.best == 0.0 {
+            return None;
+        }
+        Some((other.median / first.median, (1 < first.values.len()).then(|| other.best / first.best)))
+    }
+
+    /// Those ratios in words.
+    pub fn ratios_text(&self, contestant: usize) -> String {
+        match self.ratios(contestant) {
+            Some((medians, Some(best))) => format!("{medians:.2}, best {best:.2}"),
+            Some((medians, None)) => format!("{medians:.2}"),
+            None => String::new(),
+        }
+    }
+}
+
 impl Cell {
     fn of(record: &Record, name: &str) -> Option<Self> {
         let figures = || record.turns.iter().flat_map(|turn| &turn.figures).filter(|figure| figure.name == name);
-        let is_less_better = figures().next()?.is_less_better;
+        let better = figures().next()?.better;
         let values: Vec<f64> = figures().map(|figure| figure.value).collect();
         let mut sorted = values.clone();
         sorted.sort_by(f64::total_cmp);
         let middle = sorted.len() / 2;
         let median = if sorted.len() % 2 == 1 { sorted[middle] } else { (sorted[middle - 1] + sorted[middle]) / 2.0 };
         let (least, most) = (sorted[0], sorted[sorted.len() - 1]);
-        let (best, worst) = if is_less_better { (least, most) } else { (most, least) };
+        let (best, worst) = if better == Better::More { (most, least) } else { (least, most) };
         Some(Self { values, median, best, worst })
     }
 
@@ -194,20 +215,6 @@ impl Cell {
             1 => number(self.median),
             _ => format!("{} ({} … {})", number(self.median), number(self.best), number(self.worst)),
         }
-    }
-}
-
-/// The ratios of the medians and of the best, where both contestants have the figure.
-pub fn ratios(first: Option<&Cell>, other: Option<&Cell>) -> String {
-    match (first, other) {
-        (Some(first), Some(other)) if first.median != 0.0 && first.best != 0.0 => {
-            let medians = other.median / first.median;
-            match first.values.len() {
-                1 => format!("{medians:.2}"),
-                _ => format!("{medians:.2}, best {:.2}", other.best / first.best),
-            }
-        }
-        _ => String::new(),
     }
 }
 
@@ -259,8 +266,8 @@ pub mod tests {
     pub fn sample() -> Report {
         let turn = |cpu: f64, lost: u64| Turn {
             figures: vec![
-                Figure { name: "server CPU each", unit: "µs", value: cpu, is_less_better: true },
-                Figure { name: "deliveries", unit: "/s", value: 50_000.0 - cpu, is_less_better: false },
+                Figure { name: "server CPU each", unit: "µs", value: cpu, better: Better::Less },
+                Figure { name: "deliveries", unit: "/s", value: 50_000.0 - cpu, better: Better::More },
             ],
             notes: vec!["a <note>".into()],
             latency: vec![(0.5, 0.2), (0.99, 1.5), (1.0, 9.0)],
@@ -295,7 +302,7 @@ pub mod tests {
         let cells: Vec<_> = rows[0].cells.iter().flatten().map(|cell| (cell.median, cell.best, cell.worst)).collect();
         assert_eq!(cells, [(9.0, 8.0, 10.0), (9.45, 9.0, 12.0)]);
         assert_eq!(rows[1].cells[0].as_ref().unwrap().best, 49_992.0);
-        assert_eq!(ratios(rows[0].cells[0].as_ref(), rows[0].cells[1].as_ref()), "1.05, best 1.12");
+        assert_eq!(rows[0].ratios_text(1), "1.05, best 1.12");
     }
 
     #[test]

@@ -154,11 +154,15 @@ fn start_floor(frames_per_send: usize) -> Result<Running, ServerError> {
 }
 
 fn start_fanwire(binary: &Path, history: usize) -> Result<Running, ServerError> {
+    if let Err(source) = fs::metadata(binary) {
+        return Err(ServerError::Start { program: binary.display().to_string(), source });
+    }
     let directory = tempfile::Builder::new().prefix("fanwire-loadtest-").tempdir()?.keep();
     let config = directory.join("fanwire.toml");
     let log = directory.join("log");
     fs::write(&config, configuration(history))?;
     let output = fs::File::create(&log)?;
+    // `setpriv` (util-linux) asks the kernel to end the server with us, even if we are killed outright.
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--"]).arg(binary).arg("serve").arg("--config").arg(&config);
     command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);

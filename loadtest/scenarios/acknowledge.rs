@@ -24,8 +24,8 @@ pub fn run(contestant: &Contestant, context: &Context<'_>, label: String, under_
     let mut figures = vec![more("acknowledged", "/s", acknowledged as f64 / after.elapsed(&before).as_secs_f64())];
     figures.extend(spent(&before, &after, acknowledged));
     figures.extend(percentiles(&stage.ledger.latency));
-    let client_share = after.client_share(&before);
+    let client_busy = after.client_busy(&before);
     figures.extend(readiness(&stage.server));
     let (ledger, timeline) = stage.finish()?;
-    Ok(Turn::conclude(ledger, timeline, figures, client_share))
+    Ok(Turn::conclude(ledger, timeline, figures, client_busy))
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    Contestant, Turn, less, more, percentiles, readiness,
+    Contestant, Turn, aside, less, more, percentiles, readiness,
     stage::{Context, Pace, Stage, TurnError},
 };
 use crate::monitor::{milliseconds, share};
@@ -59,8 +59,9 @@ pub fn run(contestant: &Contestant, context: &Context<'_>, label: String) -> Res
         figures.extend(percentiles(&stage.ledger.latency));
     }
     let client_share = gathered.client_share(&before);
-    figures.push(less("client CPU while connecting", "%", 100.0 * client_share));
+    figures.push(aside("client CPU while connecting", "%", 100.0 * client_share));
+    let client_busy = gathered.client_busy(&before);
     figures.extend(readiness(&stage.server));
     let (ledger, timeline) = stage.finish()?;
-    Ok(Turn::conclude(ledger, timeline, figures, client_share))
+    Ok(Turn::conclude(ledger, timeline, figures, client_busy))
 }

@@ -45,10 +45,10 @@ pub fn run(
         let grown = mebibytes(after.resident_bytes) - mebibytes(before.resident_bytes);
         figures.push(less("server memory grown", "MiB", grown));
     }
-    let client_share = after.client_share(&before);
+    let client_busy = after.client_busy(&before);
     figures.extend(readiness(&stage.server));
     let (ledger, timeline) = stage.finish()?;
-    let mut turn = Turn::conclude(ledger, timeline, figures, client_share);
+    let mut turn = Turn::conclude(ledger, timeline, figures, client_busy);
     turn.notes.extend(note);
     Ok(turn)
 }

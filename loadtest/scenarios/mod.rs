@@ -20,7 +20,7 @@ use crate::{
     server::{Running, Target},
 };
 
-/// Above this share of its processor the generator itself was the limit.
+/// Busy for more than this share of the time, the generator itself was the limit.
 const BOTTLENECK: f64 = 0.9;
 /// The points of a latency curve.
 const CURVE: [f64; 22] = [
@@ -63,7 +63,7 @@ pub struct Turn {
     pub audit: Verdict,
     pub problems: Vec<String>,
     pub problem_count: u64,
-    /// The generator used nearly all of its processor, so the figures are its own rather than the server's.
+    /// The generator had work nearly all the time, so the figures are its own rather than the server's.
     pub is_client_bottleneck: bool,
 }
 
@@ -73,8 +73,17 @@ pub struct Figure {
     pub name: &'static str,
     pub unit: &'static str,
     pub value: f64,
-    /// Whether less is better; the best of several turns is then the minimum.
-    pub is_less_better: bool,
+    pub better: Better,
+}
+
+/// How a figure is to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Better {
+    Less,
+    More,
+    /// Says how far the other figures can be trusted, and is compared with nothing.
+    Neither,
 }
 
 impl Contestant {
@@ -95,7 +104,7 @@ impl Turn {
         !self.audit.is_clean() || 0 < self.problem_count
     }
 
-    fn conclude(ledger: Ledger, timeline: Vec<Second>, figures: Vec<Figure>, client_share: f64) -> Self {
+    fn conclude(ledger: Ledger, timeline: Vec<Second>, figures: Vec<Figure>, client_busy: f64) -> Self {
         Self {
             figures,
             notes: Vec::new(),
@@ -104,19 +113,24 @@ impl Turn {
             audit: ledger.audit.finish(),
             problems: ledger.problems,
             problem_count: ledger.problem_count,
-            is_client_bottleneck: BOTTLENECK < client_share,
+            is_client_bottleneck: BOTTLENECK < client_busy,
         }
     }
 }
 
 /// A figure of which less is better.
 fn less(name: &'static str, unit: &'static str, value: f64) -> Figure {
-    Figure { name, unit, value, is_less_better: true }
+    Figure { name, unit, value, better: Better::Less }
 }
 
 /// A figure of which more is better.
 fn more(name: &'static str, unit: &'static str, value: f64) -> Figure {
-    Figure { name, unit, value, is_less_better: false }
+    Figure { name, unit, value, better: Better::More }
+}
+
+/// A figure about the measurement itself.
+fn aside(name: &'static str, unit: &'static str, value: f64) -> Figure {
+    Figure { name, unit, value, better: Better::Neither }
 }
 
 /// What the server and the generator spent between two marks: for each of `count`, and in shares.
@@ -128,10 +142,12 @@ fn spent(before: &Mark, after: &Mark, count: u64) -> Vec<Figure> {
         figures.push(less("server CPU each", "µs", each(spent.cpu())));
         figures.push(less("… in user mode", "µs", each(spent.user)));
         figures.push(less("… in system mode", "µs", each(spent.system)));
-        figures.push(less("server CPU", "%", 100.0 * share(spent.cpu(), elapsed)));
-        figures.push(less("server kept waiting", "%", 100.0 * share(spent.waited, elapsed)));
+        figures.push(aside("server CPU", "%", 100.0 * share(spent.cpu(), elapsed)));
+        figures.push(aside("server kept waiting", "%", 100.0 * share(spent.waited, elapsed)));
     }
-    figures.push(less("client CPU", "%", 100.0 * after.client_share(before)));
+    figures.push(aside("client CPU", "%", 100.0 * after.client_share(before)));
+    let waited = share(after.client_spent(before).waited, elapsed);
+    figures.push(aside("client kept waiting", "%", 100.0 * waited));
     figures
 }
 
