@@ -81,6 +81,10 @@ fn run(flags: &Flags) -> Result<bool, Failure> {
         contestants: experiment.contestants.iter().map(Record::of).collect(),
     };
     let outcome = take_turns(&experiment, common, &context, &mut report);
+    if report.turns().next().is_none() {
+        outcome?;
+        return Ok(false);
+    }
     print!("{}", report.table());
     if let Some(path) = &common.json {
         report.write_json(path)?;

@@ -62,7 +62,7 @@ struct Process {
 pub enum ServerError {
     #[error("cannot start `{program}`; `cargo build --release --bins` builds the server")]
     Start { program: String, source: io::Error },
-    #[error("the server was not ready within {READY_WITHIN:?}; it said:\n{said}")]
+    #[error("the server ended, or was not ready within {READY_WITHIN:?}; it said:\n{said}")]
     NotReady { said: String },
     #[error("the server ended with {status} instead of 0 after SIGTERM; it said:\n{said}")]
     Ended { status: String, said: String },
