@@ -235,6 +235,7 @@ impl Flags {
             seconds: self.common.seconds.unwrap_or(plan.seconds),
         };
         let (load, act) = (plan.load, plan.act);
+        let name = if self.common.url.is_some() { "server" } else { "fanwire" };
         let under_way = match act {
             Act::Acknowledge { under_way } => under_way,
             _ => load.under_way.unwrap_or(FRAMES_PER_SEND),
@@ -255,7 +256,7 @@ impl Flags {
                 contestant("without history", &server, load.clone(), act),
                 contestant("with history", &server, Load { has_history: true, ..load }, act),
             ],
-            _ => vec![floor, contestant("fanwire", &server, load, act)],
+            _ => vec![floor, contestant(name, &server, load, act)],
         };
         contestants.retain(|contestant| match self.common.only {
             Some(only) => (only == Only::Floor) == matches!(contestant.target, Target::Floor { .. }),
@@ -376,6 +377,15 @@ fn check(plan: &Plan, common: &Common) -> Result<(), FlagsError> {
     Err(FlagsError::Senseless(senseless))
 }
 
+/// The command line for a report: without the query of a URL, which may hold a token.
+pub fn command_line(arguments: impl Iterator<Item = String>) -> String {
+    let shown = arguments.map(|argument| match argument.split_once('?') {
+        Some((url, _)) if argument.contains("://") => format!("{url}?…"),
+        _ => argument,
+    });
+    shown.collect::<Vec<_>>().join(" ")
+}
+
 /// The address and path of a `ws://` URL on this machine.
 fn parse_url(url: &str) -> Result<(SocketAddr, String), FlagsError> {
     let wrong = || FlagsError::Url { url: url.to_owned() };
@@ -438,6 +448,13 @@ mod tests {
             assert!(matches!(experiment(line), Err(FlagsError::Senseless(_))), "{line}");
         }
         assert!(matches!(experiment("fan-out --payload 10"), Err(FlagsError::Payload)));
+    }
+
+    #[test]
+    fn a_token_does_not_reach_the_report() {
+        let arguments = ["loadtest", "fan-out", "--url", "ws://127.0.0.1:1/v1/ws?token=secret", "--turns=2"];
+        let shown = command_line(arguments.iter().map(ToString::to_string));
+        assert_eq!(shown, "loadtest fan-out --url ws://127.0.0.1:1/v1/ws?… --turns=2");
     }
 
     #[test]

@@ -76,7 +76,7 @@ fn run(flags: &Flags) -> Result<bool, Failure> {
     let context = Context { stop: &stop, clock: Clock::start(), path: &experiment.path, at_once: common.at_once };
     let mut report = Report {
         scenario: experiment.name.to_owned(),
-        command: std::env::args().collect::<Vec<_>>().join(" "),
+        command: flags::command_line(std::env::args()),
         machine: Machine::here(),
         contestants: experiment.contestants.iter().map(Record::of).collect(),
     };

@@ -110,12 +110,14 @@ impl Watcher for Ledger {
     }
 
     fn ended(&mut self, client: usize, end: End) {
-        if self.stopped == Some(client) {
-            self.audit.excuse(client);
-            self.stopped_end = Some(end);
-        } else {
-            self.problem(format!("client {client}: {end}"));
+        if self.stopped != Some(client) {
+            return self.problem(format!("client {client}: {end}"));
         }
+        match end {
+            End::Closed { .. } => self.audit.excuse(client),
+            _ => self.problem(format!("the stopped reader was cut off without being told why: {end}")),
+        }
+        self.stopped_end = Some(end);
     }
 }
 
