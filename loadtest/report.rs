@@ -9,6 +9,9 @@ use serde::Serialize;
 
 use crate::scenarios::{Better, Turn};
 
+/// The figures that tell of other work on the machine.
+const KEPT_WAITING: [&str; 2] = ["server kept waiting", "client kept waiting"];
+
 /// Everything about one run.
 #[derive(Debug, Serialize)]
 pub struct Report {
@@ -151,6 +154,16 @@ impl Report {
             if 0 < turn.problem_count {
                 remarks.push(format!("{label}: {} problems: {}", turn.problem_count, turn.problems.join("; ")));
             }
+        }
+        let waited =
+            |turn: &Turn| turn.figures.iter().any(|figure| KEPT_WAITING.contains(&figure.name) && 10.0 < figure.value);
+        let disturbed = self.turns().filter(|(_, turn)| waited(turn)).count();
+        if 0 < disturbed {
+            let turns = self.turns().count();
+            remarks.push(format!(
+                "the machine was busy: in {disturbed} of {turns} turns others kept a processor for over 10 % of the time; \
+                 do not believe the latencies"
+            ));
         }
         let (expected, clean) = self.turns().fold((0, true), |(sum, clean), (_, turn)| {
             (sum + turn.audit.expected - turn.audit.announced, clean && turn.audit.is_clean())
@@ -312,6 +325,15 @@ pub mod tests {
         report.contestants[1].turns[0].audit.lost = 1;
         assert!(report.is_failed() && report.table().contains("fanwire: AUDIT FAILED: of 1000 deliveries 1 lost"));
         assert!(!report.table().contains("came once"));
+    }
+
+    #[test]
+    fn a_busy_machine_is_told() {
+        let mut report = sample();
+        assert!(!report.table().contains("busy"));
+        let waiting = Figure { name: KEPT_WAITING[0], unit: "%", value: 25.0, better: Better::Neither };
+        report.contestants[0].turns[1].figures.push(waiting);
+        assert!(report.table().contains("in 1 of 7 turns"));
     }
 
     #[test]
