@@ -1,1 +1,2 @@
+//! Not yet here.
 fn main() {}
