@@ -20,8 +20,9 @@ pub(super) fn print(line: &str) -> io::Result<()> {
 }
 
 /// Comes back once standard output is a pipe that nobody reads any more; never for a file or a terminal.
+#[allow(deprecated)] // Its unsoundness is a descriptor that closes while watched; standard output never does.
 pub(super) async fn unread() {
-    if let Ok(out) = AsyncFd::register_with_interest(io::stdout(), Interest::ERROR)
+    if let Ok(out) = AsyncFd::with_interest(io::stdout(), Interest::ERROR)
         && out.ready(Interest::ERROR).await.is_ok()
     {
         return;
