@@ -11,6 +11,7 @@ mod address;
 mod auth;
 mod jwks;
 mod limit;
+pub mod opening;
 mod origin;
 mod settings;
 #[cfg(test)]

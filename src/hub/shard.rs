@@ -235,7 +235,7 @@ impl Shard {
         let mut next = self.limits().ping;
         if connection.was_quiet() {
             match connection.format() {
-                Format::NativeEvents => connection.send(Bytes::from_static(b":")),
+                Format::NativeEvents => connection.send(Bytes::from_static(b":\n\n")),
                 Format::Native | Format::NativeDeflated => {
                     connection.send(frame::ping(b""));
                     connection.note_ping(true);

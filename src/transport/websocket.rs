@@ -18,10 +18,10 @@ use tokio::{
 };
 use tracing::debug;
 
-use super::{Door, DoorSettings, opening::Opening};
+use super::{Door, DoorSettings};
 use crate::{
     domain::{ConnectionId, DisconnectReason, Format, Push, Request},
-    gateway::App,
+    gateway::{App, opening::Opening},
     hub::{Connection, Shard, Socket, Wake},
     protocol::native::Native,
     session::{Ending, Session},
