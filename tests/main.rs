@@ -4,3 +4,6 @@
 
 mod architecture;
 mod cli;
+mod http_api;
+mod plain;
+mod sse;

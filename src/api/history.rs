@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 use super::{
     Api, Named, Problem, Query, Reader, Server,
     caller::Managing,
-    schema::{ChannelRefused, Message, Refused},
+    schema::{ChannelRefused, KeepsNone, Message, Refused},
 };
 use crate::{
     domain::{ChannelName, HistoryQuery, Offset},
@@ -55,7 +55,7 @@ pub struct History {
         ("token" = Option<String>, Query, description = "A client's token, for who cannot set headers."),
         ("app" = Option<String>, Query, description = "For clients: the app's public key."),
     ),
-    responses((status = 200, description = "What is kept of it.", body = History), Refused, ChannelRefused),
+    responses((status = 200, description = "What is kept of it.", body = History), Refused, ChannelRefused, KeepsNone),
     security(("api_key" = []), ("token" = []), ("token_in_query" = []), ()),
 )]
 pub async fn read(
@@ -87,7 +87,7 @@ pub async fn read(
 #[utoipa::path(
     delete, path = "/v1/channels/{channel}/history", tag = "Channels", operation_id = "dropHistory",
     params(("channel" = String, Path, description = "The channel, percent-encoded.", example = "room:1")),
-    responses((status = 204, description = "It is gone."), Refused, ChannelRefused),
+    responses((status = 204, description = "It is gone."), Refused, ChannelRefused, KeepsNone),
     security(("api_key" = [])),
 )]
 pub async fn delete(

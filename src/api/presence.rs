@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 
 use super::{
     Api, Named, Problem, Reader,
-    schema::{ChannelRefused, Member, Refused},
+    schema::{ChannelRefused, KeepsNone, Member, Refused},
 };
 use crate::{
     domain::ChannelName,
@@ -43,7 +43,7 @@ pub struct Presence {
         ("token" = Option<String>, Query, description = "A client's token, for who cannot set headers."),
         ("app" = Option<String>, Query, description = "For clients: the app's public key."),
     ),
-    responses((status = 200, description = "Its members.", body = Presence), Refused, ChannelRefused),
+    responses((status = 200, description = "Its members.", body = Presence), Refused, ChannelRefused, KeepsNone),
     security(("api_key" = []), ("token" = []), ("token_in_query" = []), ()),
 )]
 pub async fn members(

@@ -88,6 +88,8 @@ pub struct Member {
 pub struct Refused;
 /// What a call that names a channel may be refused with besides.
 pub struct ChannelRefused;
+/// What a call may be refused with besides that needs history or presence.
+pub struct KeepsNone;
 /// What a call with a body may be refused with besides.
 pub struct BodyRefused;
 
@@ -107,10 +109,13 @@ impl IntoResponses for Refused {
 
 impl IntoResponses for ChannelRefused {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
-        problems(&[
-            ("404", "`unknown_channel`: no such namespace"),
-            ("409", "`history_disabled` or `presence_disabled`: the namespace keeps none"),
-        ])
+        problems(&[("404", "`unknown_channel`: no such namespace")])
+    }
+}
+
+impl IntoResponses for KeepsNone {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        problems(&[("409", "`history_disabled` or `presence_disabled`: the namespace keeps none")])
     }
 }
 

@@ -11,7 +11,7 @@ use super::upgrade::admit;
 use crate::{
     api::{
         Client, Named, Problem, Query,
-        schema::{ChannelRefused, Refused},
+        schema::{ChannelRefused, KeepsNone, Refused},
     },
     domain::{ChannelName, ErrorCode, HistoryQuery, Offset, Position, Refusal, Start},
     transport::{Door, sse::Stream},
@@ -46,7 +46,7 @@ const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering
         (status = 200, description = "The stream.", content_type = "text/event-stream", body = String,
             example = "id:AVVzb21lcG9zaXRpb24\ndata:{\"type\":\"message\",\"channel\":\"room:1\",\"event\":\"message\",\
                 \"data\":\"hi\",\"id\":\"01KA8T3M5E6ZJ0V8W2Q4RXY7BN\",\"offset\":43,\"time\":1764000000123}\n\n"),
-        Refused, ChannelRefused,
+        Refused, ChannelRefused, KeepsNone,
     ),
     security(("token" = []), ("token_in_query" = []), ()),
 )]
@@ -83,7 +83,7 @@ pub async fn of_several(State(door): State<Door>, query: Query, request: Request
     ),
     responses(
         (status = 200, description = "The stream.", content_type = "text/event-stream", body = String),
-        Refused, ChannelRefused,
+        Refused, ChannelRefused, KeepsNone,
     ),
     security(("token" = []), ("token_in_query" = []), ()),
 )]
