@@ -236,7 +236,7 @@ impl Call {
         socket.write_all(&self.bytes()).await.unwrap();
         let mut stream =
             EventStream { socket, raw: Vec::new(), text: String::new(), head: String::new(), last_id: String::new() };
-        stream.read_head().await;
+        within("the head of the stream", stream.read_head()).await;
         assert!(stream.head.starts_with("HTTP/1.1 200"), "{}{}", stream.head, String::from_utf8_lossy(&stream.raw));
         stream
     }
@@ -359,11 +359,15 @@ impl EventStream {
 
     /// False at the end.
     async fn read(&mut self) -> bool {
-        within("something on the stream", self.socket.read_buf(&mut self.raw)).await.unwrap_or(0) != 0
+        self.socket.read_buf(&mut self.raw).await.unwrap_or(0) != 0
     }
 
     /// The next block, whatever it is; `None` at the end.
     pub async fn next_block(&mut self) -> Option<Event> {
+        within("something on the stream", self.read_block()).await
+    }
+
+    async fn read_block(&mut self) -> Option<Event> {
         loop {
             while let Some(text) = chunk(&mut self.raw) {
                 self.text += &text;
@@ -400,13 +404,16 @@ impl EventStream {
 
     /// The next event that has data.
     pub async fn next(&mut self) -> Event {
-        loop {
-            match self.next_block().await {
-                Some(event) if event.data.is_empty() => {}
-                Some(event) => return event,
-                None => panic!("the stream has ended"),
+        let event = async {
+            loop {
+                match self.read_block().await {
+                    Some(event) if event.data.is_empty() => {}
+                    Some(event) => return event,
+                    None => panic!("the stream has ended"),
+                }
             }
-        }
+        };
+        within("an event", event).await
     }
 
     /// The next event's frame; its name must be `name`.

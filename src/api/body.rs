@@ -118,6 +118,10 @@ pub fn parse<'a, T: Deserialize<'a>>(text: &'a str, depth: usize) -> Result<T, R
         let message = format!("arrays and objects stand more than {depth} deep in each other");
         return Err(Refusal::new(ErrorCode::BadRequest, message));
     }
+    // serde would take an array too, its items as the members in their order.
+    if text.trim_start().starts_with('[') {
+        return Err(Refusal::new(ErrorCode::BadRequest, "not what is asked for: an array in place of an object"));
+    }
     serde_json::from_str(text).map_err(|error| {
         let message = match error.classify() {
             serde_json::error::Category::Data => format!("not what is asked for: {error}"),

@@ -13,7 +13,7 @@ async fn reopen(server: &Server, path: &str, id: &str) -> EventStream {
 #[tokio::test]
 async fn a_stream_cut_anywhere_goes_on_without_a_gap_or_a_double_in_any_channel() {
     let server = Server::start().await;
-    let path = "/v1/events?channel=room:1&channel=room:2&channel=room:3&app=shop";
+    let path = "/v1/events?channel=room:1&channel=room:2&channel=room:3&app=shop&last=1000";
     let mut seen: Vec<Vec<u64>> = vec![Vec::new(); CHANNELS.len()];
     let mut id = String::new();
     let mut published = [0_u64; 3];
