@@ -2,6 +2,7 @@
 
 mod document;
 mod hostile;
+mod logs;
 mod tenants;
 
 use serde_json::{Value, json};
@@ -299,6 +300,28 @@ async fn clients_publish_what_the_namespace_lets_them() {
     let app = server.post("/v1/channels/plain/publish?app=nobody", r#"{"data":1}"#).send().await;
     assert_eq!(app.problem(), (401, "unauthorized".into()));
     assert_eq!(app.header("www-authenticate"), Some("Bearer"));
+}
+
+#[tokio::test]
+async fn a_namespace_s_rate_holds_for_clients_that_call() {
+    let server = Server::with(|config| {
+        config.namespaces.get_mut("room").unwrap().publish_rate = "2/60s".parse().unwrap();
+    })
+    .await;
+    let publish = |token: Option<&str>| {
+        let call = server.post("/v1/channels/room%3A1/publish?app=shop", r#"{"data":1}"#);
+        token.map_or(call.clone(), |token| call.key(token)).send()
+    };
+    let ann = token("shop", "ann");
+    for token in [None, Some(ann.as_str())] {
+        assert_eq!((publish(token).await.status, publish(token).await.status), (200, 200), "{token:?}");
+        let refused = publish(token).await;
+        assert_eq!(refused.problem(), (429, "rate_limited".into()), "{token:?}");
+        let (header, seconds) =
+            (refused.header("retry-after").unwrap(), refused.json()["retry_after"].as_f64().unwrap());
+        assert!(header.parse::<f64>().unwrap() == seconds.ceil() && (0.0..=30.0).contains(&seconds), "{refused:?}");
+    }
+    server.publish("shop", "room:1", json!("servers have no such limit")).await;
 }
 
 #[tokio::test]

@@ -90,9 +90,7 @@ impl Server {
     }
 
     pub fn post(&self, path: &str, body: impl Into<Vec<u8>>) -> Call {
-        let mut call = self.call("POST", path);
-        call.body = body.into();
-        call
+        self.call("POST", path).body(body)
     }
 
     pub fn delete(&self, path: &str) -> Call {
@@ -100,8 +98,7 @@ impl Server {
     }
 
     pub fn call(&self, method: &str, path: &str) -> Call {
-        let head = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\n", self.address);
-        Call { address: self.address, head, body: Vec::new(), connection: "close" }
+        Call::new(self.address, method, path)
     }
 
     /// Publishes with the app's full key; answers with the one result.
@@ -206,6 +203,16 @@ pub struct Call {
 }
 
 impl Call {
+    pub fn new(address: SocketAddr, method: &str, path: &str) -> Self {
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\n");
+        Self { address, head, body: Vec::new(), connection: "close" }
+    }
+
+    pub fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
+        self.body = body.into();
+        self
+    }
+
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.head += &format!("{name}: {value}\r\n");
         self

@@ -2,6 +2,7 @@
 
 use std::{
     marker::PhantomData,
+    net::{IpAddr, Ipv4Addr},
     sync::{Arc, OnceLock},
 };
 
@@ -35,6 +36,10 @@ impl Whose {
         }
     }
 }
+
+/// The client's address, as trusted proxies tell it; a request extension.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientAddress(pub IpAddr);
 
 /// What an API key has to be good for, as a type, so that no handler can forget to ask.
 pub trait Scope {
@@ -106,6 +111,8 @@ pub struct Client {
     pub app: Arc<App>,
     /// Who it is; `None` for an anonymous one.
     pub identity: Option<Identity>,
+    /// From where it calls.
+    pub address: IpAddr,
 }
 
 impl Client {
@@ -130,7 +137,8 @@ impl Client {
                 error.refusal()
             })?),
         };
-        Ok(Self { app, identity })
+        let address = parts.extensions.get::<ClientAddress>().map_or(Ipv4Addr::UNSPECIFIED.into(), |address| address.0);
+        Ok(Self { app, identity, address })
     }
 }
 

@@ -26,7 +26,7 @@ use axum::{
 
 pub use self::{
     body::{JsonText, parse},
-    caller::{Client, Reader, Scope, Server, Whose},
+    caller::{Client, ClientAddress, Reader, Scope, Server, Whose},
     path::{Named, Segment, has_bad_escape},
     problem::Problem,
     query::Query,

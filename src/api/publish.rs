@@ -329,6 +329,12 @@ pub async fn publish_as_client(
 ) -> Result<Json<Accepted>, Problem> {
     let ClientPublishRequest { event, data, key, tags } = parse(&text, MAX_DEPTH)?;
     let (event, key) = parse_publish(PublishBody { event, data, key, tags })?;
+    let user = client.identity.as_ref().map(|identity| &identity.user);
+    let gateway = api.node.gateway();
+    if let Err(refusal) = gateway.admit_publication(&client.app.id, &channel, user, client.address) {
+        api.node.metrics().rate_limited("publish_rate");
+        return Err(refusal.into());
+    }
     let publish = Publish { channel, event, key, echo: true };
     let published = api.node.publish(&client.caller(), publish, None).await?;
     Ok(Json(published.into()))

@@ -103,7 +103,7 @@ async fn stream(door: Door, request: Request, query: &Query, channels: Vec<Chann
     let presence = query.flag("presence")?;
     let header = parts.headers.get(LAST_EVENT_ID).map(|id| id.to_str().unwrap_or_default());
     let position = header.or(query.text("last_event_id")?).map(str::to_owned);
-    let Client { app, identity } = Client::identify(door.node.gateway(), &parts).await?;
+    let Client { app, identity, .. } = Client::identify(door.node.gateway(), &parts).await?;
     let stream = Stream { app, identity, channels, start, position, presence };
     stream.check(&door.node)?;
     let body = match parts.method {

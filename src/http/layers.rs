@@ -16,9 +16,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use tracing::info;
 
 use crate::{
-    api::{Problem, Whose},
+    api::{ClientAddress, Problem, Whose},
     domain::{ErrorCode, Refusal},
-    transport::Door,
+    transport::{Door, Peer},
 };
 
 /// How long one request may take, its body included.
@@ -71,6 +71,10 @@ pub async fn access_log(State(door): State<Door>, mut request: Request, next: Ne
     let id = request_id(request.headers());
     let (method, uri, whose) = (request.method().clone(), request.uri().clone(), Whose::default());
     request.extensions_mut().insert(whose.clone());
+    if let Some(Peer(peer)) = request.extensions().get() {
+        let address = door.node.gateway().client_address(peer.ip(), request.headers());
+        request.extensions_mut().insert(ClientAddress(address));
+    }
     let mut response = next.run(request).await;
     let code = response.extensions().get::<ErrorCode>().copied();
     if let Some(code) = code {
@@ -86,7 +90,7 @@ pub async fn access_log(State(door): State<Door>, mut request: Request, next: Ne
             status = response.status().as_u16(),
             code = code.map(ErrorCode::name),
             app = whose.app().map(|app| app.as_str()),
-            ms = started.elapsed().as_secs_f64() * 1000.0,
+            ms = started.elapsed().as_micros() as f64 / 1000.0,
             "request answered"
         );
     }
