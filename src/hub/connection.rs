@@ -399,10 +399,15 @@ impl Connection {
     }
 
     /// Makes room for a last word on a connection that was too slow: drops what waits, but for a frame that is out in
-    /// part.
+    /// part, and lets the kernel take the rest, so that the client finds it when it reads again.
     pub fn make_room_for_last_word(&self) {
         self.queue.borrow_mut().keep_begun();
         self.take(SLOW);
+        if let Socket::Tcp(socket) = &self.socket
+            && let Err(error) = socket2::SockRef::from(socket).set_tcp_notsent_lowat(u32::MAX)
+        {
+            tracing::debug!(connection = %self.id, %error, "the last word may not leave");
+        }
     }
 
     /// Completes once nothing waits, or the socket is broken.
