@@ -30,6 +30,8 @@ use crate::{
 
 /// How often the memory broker forgets what has expired.
 const SWEEP: Duration = Duration::from_secs(5);
+/// How often the broker is asked for a sign of life.
+const PROBE: Duration = Duration::from_secs(5);
 /// Descriptors that are kept free of connections: files, the broker, upstreams.
 const RESERVED_DESCRIPTORS: u64 = 64;
 
@@ -99,7 +101,7 @@ impl App {
             tls: config.tls.is_some(),
         };
         let tls = sockets::tls(&config)?;
-        let mut background = vec![tokio::spawn(sweep(broker))];
+        let mut background = vec![tokio::spawn(sweep(broker)), tokio::spawn(probe(node.clone()))];
         let Sockets { per_shard, addresses, metrics: metrics_listener } = sockets;
         let metrics_address = metrics_listener.as_ref().and_then(|listener| listener.local_addr().ok());
         if let Some(listener) = metrics_listener {
@@ -215,6 +217,20 @@ async fn sweep(broker: Arc<MemoryBroker>) {
     loop {
         interval.tick().await;
         broker.sweep(std::time::Instant::now());
+    }
+}
+
+/// Asks the broker for a sign of life every few seconds, for the figures and for whoever looks at the log.
+async fn probe(node: Arc<Node>) {
+    let mut interval = tokio::time::interval(PROBE);
+    loop {
+        interval.tick().await;
+        let asked = std::time::Instant::now();
+        let answer = node.probe().await;
+        if let Err(error) = &answer {
+            tracing::warn!(%error, "the broker does not answer");
+        }
+        node.metrics().probed(answer.ok().map(|()| asked.elapsed()));
     }
 }
 
