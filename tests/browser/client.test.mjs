@@ -466,7 +466,7 @@ test('members are kept by joins and leaves', async () => {
 
 test('silence is broken by a ping, and a server that stays silent is left', async () => {
   server.ping = 0.1;
-  const client = connect({ pongTimeout: 500 });
+  const client = connect({ pongTimeout: 500, openTimeout: 200 });
   await connected(client);
   await until(() => sent('ping').length >= 2, 'two pings');
   assert.equal(client.state, 'connected');

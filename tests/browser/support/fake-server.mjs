@@ -2,6 +2,7 @@
  * A small server of Fanwire's own protocol that does what a test tells it: cut connections, lose history, refuse tokens,
  * keep acknowledgements back, block WebSocket. It stores as the real one does, so that doubles and gaps would show.
  */
+import { randomUUID } from 'node:crypto';
 import { createServer } from 'node:http';
 import { WebSocketServer } from 'ws';
 
@@ -70,7 +71,7 @@ export class FakeServer {
       this.#channels.set(name, {
         name,
         history,
-        epoch: `e${++this.#ids}`,
+        epoch: randomUUID().slice(0, 8),
         offset: 0,
         kept: [],
         keys: new Map(),
@@ -82,7 +83,7 @@ export class FakeServer {
 
   /** Loses a channel's history, and says so to who is subscribed if `tell`. */
   loseHistory(name, { tell = false } = {}) {
-    Object.assign(this.channel(name), { epoch: `e${++this.#ids}`, offset: 0, kept: [] });
+    Object.assign(this.channel(name), { epoch: randomUUID().slice(0, 8), offset: 0, kept: [] });
     if (tell)
       this.#broadcast(name, {
         type: 'subscribed',
@@ -117,7 +118,8 @@ export class FakeServer {
 
   #broadcast(name, frame, except) {
     for (const connection of this.#connections) {
-      if (connection !== except && connection.channels.has(name)) connection.send(frame);
+      const wish = connection !== except && connection.channels.get(name);
+      if (wish && (wish.presence || !['join', 'leave'].includes(frame.type))) connection.send(frame);
     }
   }
 
@@ -141,7 +143,7 @@ export class FakeServer {
       destroy: () => webSocket.terminate(),
     };
     this.#connections.add(connection);
-    webSocket.on('close', () => this.#connections.delete(connection));
+    webSocket.on('close', () => this.#gone(connection));
     const refused = this.checkToken(token);
     if (refused) {
       connection.send({ type: 'disconnect', code: refused.code, message: 'refused', reconnect: false });
@@ -204,6 +206,7 @@ export class FakeServer {
   #subscribe(connection, { id, channel: name, after, last, presence }) {
     const channel = this.channel(name);
     connection.channels.set(name, { presence });
+    this.join(name, { connection: connection.id, info: {} }, 'join', connection);
     const answer = { type: 'subscribed', id, channel: name, members: presence ? this.#members(name) : undefined };
     if (!channel.history) return connection.send(answer);
     let missed = last ? channel.kept.slice(-last) : [];
@@ -223,8 +226,13 @@ export class FakeServer {
       .map(({ id }) => ({ connection: id, info: {} }));
   }
 
-  join(name, member, type = 'join') {
-    this.#broadcast(name, { type, channel: name, member });
+  join(name, member, type = 'join', except = undefined) {
+    this.#broadcast(name, { type, channel: name, member }, except);
+  }
+
+  #gone(connection) {
+    this.#connections.delete(connection);
+    for (const name of connection.channels.keys()) this.join(name, { connection: connection.id, info: {} }, 'leave');
   }
 
   unsubscribe(name, code) {
@@ -232,9 +240,9 @@ export class FakeServer {
     for (const connection of this.#connections) connection.channels.delete(name);
   }
 
-  #history(name, { limit = 100, after = 0, reverse }) {
+  #history(name, { limit = 100, after = 0, before = Infinity, reverse }) {
     const channel = this.channel(name);
-    let messages = channel.kept.filter((message) => message.offset > after);
+    let messages = channel.kept.filter(({ offset }) => offset > after && offset < before);
     messages = reverse ? messages.reverse().slice(0, limit) : messages.slice(0, limit);
     return { epoch: channel.epoch, offset: channel.offset, messages };
   }
