@@ -876,7 +876,7 @@ function onState({ state, transport, error, retryIn, attempt }) {
     waiting: 'Connection lost',
     closed: 'Not connected',
   };
-  $('connection').dataset.state = state;
+  $('connection').dataset.state = document.documentElement.dataset.connection = state;
   if ($('connection-text').textContent !== words[state]) $('connection-text').textContent = words[state];
   clearInterval(countdown);
   if (state === 'connected') {

@@ -41,6 +41,13 @@ const seen = (subscription, count) =>
   until(() => subscription.seen.length >= count, `${count} messages, not ${subscription.seen}`);
 const sent = (type) => server.frames.filter((frame) => frame.type === type);
 
+/** Awaits everything that the connection of `subscription` had under way. */
+async function settled(subscription) {
+  await subscription.publish('settled');
+  await until(() => subscription.seen.at(-1) === 'settled');
+  return subscription.seen;
+}
+
 for (const transports of [['websocket'], ['sse']]) {
   const by = transports[0];
 
@@ -68,6 +75,23 @@ for (const transports of [['websocket'], ['sse']]) {
       room.seen,
       Array.from({ length: 60 }, (_, i) => i + 1),
     );
+  });
+
+  test(`${by}: what comes twice is shown once`, async () => {
+    const room = listen(connect({ transports }), 'room:1');
+    await room.ready;
+    for (const n of [1, 2, 3]) server.publish('room:1', n);
+    server.stutter('room:1');
+    assert.deepEqual(await settled(room), [1, 2, 3, 'settled']);
+  });
+
+  test(`${by}: publications made together keep their order`, async () => {
+    const room = listen(connect({ transports }), 'room:1');
+    await room.ready;
+    server.delayPublish = ({ data }) => 20 - 5 * data;
+    await Promise.all([1, 2, 3].map((n) => room.publish(n)));
+    await seen(room, 3);
+    assert.deepEqual(room.seen, [1, 2, 3]);
   });
 
   test(`${by}: the newest come first with \`last\`, and \`after\` resumes a kept position`, async () => {
@@ -224,14 +248,52 @@ test('publications that piled up wait for a rate limit, in order', async () => {
   const promises = [1, 2, 3, 4].map((n) => client.publish('room:1', n));
   let refusals = 0;
   server.refusePublish = () =>
-    server.channel('room:1').offset >= 2 && refusals++ < 2 ? { code: 'rate_limited', retry_after: 0.05 } : null;
+    server.channel('room:1').offset >= 2 && refusals++ < 2 ? { code: 'rate_limited', retry_after: 0.2 } : null;
+  const before = Date.now();
   client.connect();
   await Promise.all(promises);
+  assert.ok(Date.now() - before >= 190, 'not before the server said');
   assert.deepEqual(
     server.channel('room:1').kept.map(({ data }) => data),
     [1, 2, 3, 4],
   );
   assert.equal(refusals >= 2, true);
+});
+
+test('a question whose connection broke is asked again on the next', async () => {
+  const client = connect();
+  await connected(client);
+  server.publish('room:1', 1);
+  server.swallowReads = true;
+  const history = client.history('room:1');
+  const presence = client.presence('room:1');
+  await until(() => sent('presence').length === 1);
+  server.swallowReads = false;
+  server.cut();
+  assert.equal((await history).messages[0].data, 1);
+  assert.deepEqual((await presence).members, []);
+});
+
+test('what still comes for an ended subscription is not taken for the next one', async () => {
+  const client = connect();
+  const first = listen(client, 'room:1');
+  await first.ready;
+  server.publish('room:1', 1);
+  await seen(first, 1);
+  first.unsubscribe();
+  const straggler = {
+    type: 'message',
+    channel: 'room:1',
+    event: 'message',
+    data: 'straggler',
+    id: 'p0',
+    offset: 1,
+    time: 0,
+  };
+  server.beforeSubscribed = (connection) => connection.send(straggler);
+  const second = listen(client, 'room:1');
+  await second.ready;
+  assert.deepEqual(await settled(second), ['settled']);
 });
 
 test('what cannot be JSON, or is nothing, is refused at once', async () => {
@@ -497,6 +559,7 @@ test('where WebSocket is blocked the event stream takes over', async () => {
   server.publish('room:1', 2);
   await seen(room, 2);
   assert.deepEqual(room.seen, [1, 2]);
+  assert.ok(server.streams.at(-1).resume, 'resumed by Last-Event-ID');
   assert.equal(client.transport, 'sse');
 });
 

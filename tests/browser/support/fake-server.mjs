@@ -17,6 +17,9 @@ export class FakeServer {
   silent = false;
   swallowPublished = false;
   swallowWelcome = false;
+  swallowReads = false;
+  delayPublish = () => 0;
+  beforeSubscribed = () => {};
   checkToken = () => null;
   refuseSubscribe = () => null;
   refusePublish = () => null;
@@ -197,6 +200,7 @@ export class FakeServer {
         offset: message.offset,
       });
     }
+    if (this.swallowReads && (type === 'history' || type === 'presence')) return;
     if (type === 'history') return connection.send({ type, id, channel: name, ...this.#history(name, frame) });
     if (type === 'presence')
       return connection.send({ type, id, channel: name, members: this.#members(name), users: 0 });
@@ -205,6 +209,7 @@ export class FakeServer {
 
   #subscribe(connection, { id, channel: name, after, last, presence }) {
     const channel = this.channel(name);
+    this.beforeSubscribed(connection);
     connection.channels.set(name, { presence });
     this.join(name, { connection: connection.id, info: {} }, 'join', connection);
     const answer = { type: 'subscribed', id, channel: name, members: presence ? this.#members(name) : undefined };
@@ -224,6 +229,11 @@ export class FakeServer {
     return [...this.#connections]
       .filter((each) => each.channels.has(name))
       .map(({ id }) => ({ connection: id, info: {} }));
+  }
+
+  /** Sends what a channel keeps once more, as no server should. */
+  stutter(name) {
+    for (const message of this.channel(name).kept) this.#broadcast(name, message);
   }
 
   join(name, member, type = 'join', except = undefined) {
@@ -271,6 +281,7 @@ export class FakeServer {
     for await (const part of request) body += part;
     const frame = JSON.parse(body);
     this.frames.push({ type: 'POST', channel: name, ...frame });
+    await new Promise((resolve) => setTimeout(resolve, this.delayPublish(frame)));
     const refusal = this.refusePublish(frame);
     if (refusal) return json(429, refusal);
     const message = this.publish(name, frame.data, frame);
