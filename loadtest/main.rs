@@ -1,1 +1,2 @@
-fn main(){}
+//! Not yet here.
+fn main() {}

@@ -1,1 +1,5 @@
-fn main(){}
+//! All integration tests, in one binary so that they link once.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod architecture;

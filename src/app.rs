@@ -1,0 +1,223 @@
+//! Composition: opens the broker, builds hub, gateway, node and router, runs the shards, and drains them in reverse.
+
+mod drain;
+mod shards;
+mod sockets;
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::{runtime::Handle, sync::watch, task::JoinHandle};
+use tracing::info;
+
+use self::{
+    shards::{ShardThreads, Shared},
+    sockets::Sockets,
+};
+use crate::{
+    broker::memory::MemoryBroker,
+    config::Config,
+    domain::NodeId,
+    gateway::{Gateway, GatewayError},
+    http::{HubFigures, metrics_router},
+    hub::{self, Hub, MAX_SHARDS},
+    node::{Deliver, Node},
+    protocol,
+    telemetry::Metrics,
+    transport::DoorSettings,
+};
+
+/// How often the memory broker forgets what has expired.
+const SWEEP: Duration = Duration::from_secs(5);
+/// Descriptors that are kept free of connections: files, the broker, upstreams.
+const RESERVED_DESCRIPTORS: u64 = 64;
+
+/// Why the server could not run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// Which address.
+        address: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Keys cannot be loaded.
+    #[error(transparent)]
+    Gateway(#[from] GatewayError),
+    /// The certificate cannot be used.
+    #[error("tls: {0}")]
+    Tls(String),
+    /// The operating system refused something.
+    #[error(transparent)]
+    System(#[from] io::Error),
+}
+
+/// A server that runs.
+pub struct App {
+    node: Arc<Node>,
+    config: Config,
+    addresses: Vec<SocketAddr>,
+    metrics_address: Option<SocketAddr>,
+    shards: ShardThreads,
+    closing: watch::Sender<bool>,
+    background: Vec<JoinHandle<()>>,
+}
+
+impl App {
+    /// Builds everything and begins to serve. Must be called on a multi-thread runtime, which gets the slow work.
+    ///
+    /// # Errors
+    /// [`RunError`]: nothing is left running.
+    pub async fn start(config: Config) -> Result<Self, RunError> {
+        let workers = workers(&config);
+        let sockets = Sockets::bind(&config, workers)?;
+        let metrics = Arc::new(Metrics::new());
+        let limits = hub::Limits {
+            send_queue: config.connection.send_queue.0,
+            when_slow: config.connection.when_slow,
+            ping: config.connection.ping.0,
+        };
+        let (hub, inboxes) = Hub::new(workers, limits, protocol::encode);
+        metrics.collect(Box::new(HubFigures::new(hub.clone())));
+        let broker = Arc::new(MemoryBroker::new(Deliver::new(hub.clone()), config.broker.max_memory.0));
+        let gateway = Gateway::new(&config, Handle::current())?;
+        for app in gateway.weak_secrets() {
+            tracing::warn!(%app, "the secret is short enough to be guessed; use 32 random bytes");
+        }
+        let id = node_id(&config);
+        let max_subscriptions = config.connection.max_subscriptions;
+        let node = Node::new(id, hub, broker.clone(), gateway, metrics.clone(), max_subscriptions);
+        let (closing, is_closing) = watch::channel(false);
+        let settings = DoorSettings {
+            max_frame: config.connection.max_frame.0,
+            compression: config.connection.compression,
+            max_connections: max_connections(&config)?,
+            max_body: config.http.max_body.0,
+            tls: config.tls.is_some(),
+        };
+        let tls = sockets::tls(&config)?;
+        let mut background = vec![tokio::spawn(sweep(broker))];
+        let Sockets { per_shard, addresses, metrics: metrics_listener } = sockets;
+        let metrics_address = metrics_listener.as_ref().and_then(|listener| listener.local_addr().ok());
+        if let Some(listener) = metrics_listener {
+            background.push(tokio::spawn(serve_metrics(listener, metrics)));
+        }
+        let (tls, watcher) = tls.map_or((None, None), |(tls, watcher)| (Some(tls), Some(watcher)));
+        background.extend(watcher.map(tokio::spawn));
+        let shared = Shared { node: node.clone(), settings: Arc::new(settings), tls, closing: is_closing };
+        let shards = ShardThreads::start(shared, inboxes, per_shard)?;
+        Ok(Self { node, config, addresses, metrics_address, shards, closing, background })
+    }
+
+    /// Where clients connect, with the ports that were chosen.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Where `/metrics` is.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics_address
+    }
+
+    /// The node.
+    pub fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+
+    /// Takes over what may change while the server runs: apps, keys, namespaces and limits.
+    ///
+    /// # Errors
+    /// What is wrong with it; then nothing has changed.
+    pub fn reload(&mut self, config: Config) -> Result<(), GatewayError> {
+        for key in unchangeable(&self.config, &config) {
+            tracing::warn!(key, "takes effect at the next start only");
+        }
+        self.node.gateway().reload(&config)?;
+        self.config = config;
+        info!("configuration reloaded");
+        Ok(())
+    }
+
+    /// Ends in order: nobody new, then every connection is told and closed, spread over `shutdown.drain`.
+    pub async fn shut_down(self) {
+        let drain = self.config.shutdown.drain.0;
+        info!(connections = self.node.hub().connections(), ?drain, "draining");
+        self.node.begin_drain();
+        // Readiness and listeners: a load balancer that asks is told, one that does not is refused.
+        self.closing.send_replace(true);
+        drain::connections(self.node.hub(), drain).await;
+        self.background.iter().for_each(JoinHandle::abort);
+        self.shards.stop().await;
+        info!("stopped");
+    }
+}
+
+/// Keys whose change a reload cannot honour.
+fn unchangeable(old: &Config, new: &Config) -> Vec<&'static str> {
+    let changed = [
+        ("listen", old.listen != new.listen),
+        ("workers", old.workers != new.workers),
+        ("metrics_listen", old.metrics_listen != new.metrics_listen),
+        ("node_name", old.node_name != new.node_name),
+        ("tls", old.tls != new.tls),
+        ("log", old.log != new.log),
+        ("broker", old.broker != new.broker),
+        ("http.max_body", old.http.max_body != new.http.max_body),
+        ("connection", old.connection != new.connection),
+        ("limits.connections", old.limits.connections != new.limits.connections),
+        ("shutdown", old.shutdown != new.shutdown),
+    ];
+    changed.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()
+}
+
+fn workers(config: &Config) -> usize {
+    match config.workers {
+        0 => std::thread::available_parallelism().map_or(1, usize::from).min(MAX_SHARDS),
+        workers => workers.min(MAX_SHARDS),
+    }
+}
+
+fn node_id(config: &Config) -> NodeId {
+    if !config.node_name.is_empty() {
+        return NodeId::new(&config.node_name);
+    }
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = host.trim();
+    let host = if host.is_empty() { "node" } else { host };
+    NodeId::new(&format!("{host}-{:06x}", rand::random::<u32>() >> 8))
+}
+
+/// Raises the descriptor limit as far as allowed; returns how many connections that leaves room for.
+fn max_connections(config: &Config) -> Result<usize, RunError> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if limit.current != limit.maximum && setrlimit(Resource::Nofile, raised).is_err() {
+        tracing::warn!("the descriptor limit could not be raised");
+    }
+    let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let room = usize::try_from(descriptors.saturating_sub(RESERVED_DESCRIPTORS)).unwrap_or(usize::MAX);
+    match config.limits.connections {
+        0 => Ok(room),
+        wanted if room < wanted => {
+            let why = format!("limits.connections is {wanted}, but descriptors allow {room}; raise `ulimit -n`");
+            Err(RunError::System(io::Error::other(why)))
+        }
+        wanted => Ok(wanted),
+    }
+}
+
+async fn sweep(broker: Arc<MemoryBroker>) {
+    let mut interval = tokio::time::interval(SWEEP);
+    loop {
+        interval.tick().await;
+        broker.sweep(std::time::Instant::now());
+    }
+}
+
+async fn serve_metrics(listener: tokio::net::TcpListener, metrics: Arc<Metrics>) {
+    if let Err(error) = axum::serve(listener, metrics_router(metrics)).await {
+        tracing::error!(%error, "the listener for metrics failed");
+    }
+}

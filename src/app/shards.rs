@@ -1,0 +1,104 @@
+//! One thread per shard, each with a runtime of its own.
+
+use std::{cell::Cell, io, rc::Rc, sync::Arc, thread};
+
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc::UnboundedReceiver, watch},
+    task::{LocalSet, spawn_local},
+};
+
+use crate::{
+    http::{Listening, router, serve},
+    hub::{Item, Shard},
+    node::Node,
+    transport::{Door, DoorSettings},
+};
+
+/// What every shard's thread needs.
+#[derive(Clone)]
+pub(super) struct Shared {
+    pub node: Arc<Node>,
+    pub settings: Arc<DoorSettings>,
+    pub tls: Option<watch::Receiver<Arc<rustls::ServerConfig>>>,
+    pub closing: watch::Receiver<bool>,
+}
+
+/// The threads, until they are stopped.
+pub(super) struct ShardThreads {
+    threads: Vec<thread::JoinHandle<()>>,
+    stop: watch::Sender<bool>,
+}
+
+impl ShardThreads {
+    /// Starts a thread for each inbox, which serves the listeners with the same number.
+    pub fn start(
+        shared: Shared,
+        inboxes: Vec<UnboundedReceiver<Item>>,
+        listeners: Vec<Vec<std::net::TcpListener>>,
+    ) -> io::Result<Self> {
+        let (stop, stopped) = watch::channel(false);
+        let threads = inboxes.into_iter().zip(listeners).enumerate().map(|(index, (inbox, listeners))| {
+            let (shared, stopped) = (shared.clone(), stopped.clone());
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            thread::Builder::new().name(format!("shard-{index}")).spawn(move || {
+                LocalSet::new().block_on(&runtime, run(shared, index, inbox, listeners, stopped));
+                // Whatever is left has had its time.
+                runtime.shutdown_background();
+            })
+        });
+        Ok(Self { threads: threads.collect::<io::Result<_>>()?, stop })
+    }
+
+    /// Stops and joins them.
+    pub async fn stop(self) {
+        self.stop.send_replace(true);
+        let joined = tokio::task::spawn_blocking(move || {
+            for thread in self.threads {
+                if thread.join().is_err() {
+                    tracing::error!("a shard's thread panicked");
+                }
+            }
+        });
+        if joined.await.is_err() {
+            tracing::error!("the shards could not be joined");
+        }
+    }
+}
+
+async fn run(
+    shared: Shared,
+    index: usize,
+    inbox: UnboundedReceiver<Item>,
+    listeners: Vec<std::net::TcpListener>,
+    mut stopped: watch::Receiver<bool>,
+) {
+    let shard = Shard::new(shared.node.hub().clone(), index);
+    let door = Door { node: shared.node.clone(), shard: index, settings: shared.settings.clone() };
+    let router = router(door);
+    let open = Rc::new(Cell::new(0));
+    for listener in listeners {
+        let listener = match TcpListener::from_std(listener) {
+            Ok(listener) => listener,
+            Err(error) => {
+                tracing::error!(%error, "a listener could not be used");
+                continue;
+            }
+        };
+        let node = shared.node.clone();
+        spawn_local(serve(Listening {
+            listener,
+            router: router.clone(),
+            tls: shared.tls.clone(),
+            max_connections: shared.settings.max_connections,
+            open: open.clone(),
+            adopted: Rc::new(move || node.hub().connections()),
+            closing: shared.closing.clone(),
+        }));
+    }
+    spawn_local(shard.clone().tick());
+    tokio::select! {
+        () = shard.run(inbox) => {}
+        _ = stopped.wait_for(|stopped| *stopped) => {}
+    }
+}

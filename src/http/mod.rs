@@ -1,0 +1,16 @@
+//! The HTTP side: which path leads to which handler, behind which layers, and how connections are served.
+
+pub mod assets;
+mod collect;
+mod error;
+mod health;
+mod layers;
+mod router;
+mod serve;
+mod upgrade;
+
+pub use self::{
+    collect::HubFigures,
+    router::{metrics_router, router},
+    serve::{Listening, serve},
+};

@@ -1,0 +1,36 @@
+//! Which channels this node listens to: from its first subscriber there to its last.
+
+use std::rc::Rc;
+
+use super::{Node, broker_refusal};
+use crate::{
+    domain::{Channel, ChannelName, Refusal},
+    hub::Connection,
+};
+
+impl Node {
+    /// Subscribes a connection in the hub, its pushes held back, and has the broker relay the channel to this node.
+    pub(super) async fn enter(
+        &self,
+        connection: &Rc<Connection>,
+        channel: &Channel,
+        name: &ChannelName,
+        watches: bool,
+    ) -> Result<(), Refusal> {
+        if !connection.subscribe(channel, watches) {
+            return Ok(());
+        }
+        let listening = self.broker.listen(channel).await;
+        listening.map_err(|error| {
+            connection.unsubscribe(channel);
+            broker_refusal(error, name)
+        })
+    }
+
+    /// Takes a connection out of a channel again.
+    pub(super) fn exit(&self, connection: &Rc<Connection>, channel: &Channel) {
+        if connection.unsubscribe(channel) {
+            self.broker.ignore(channel);
+        }
+    }
+}

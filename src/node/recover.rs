@@ -1,0 +1,192 @@
+//! From a position to live: missed publications first, then what was held back, then pushes flow.
+//!
+//! A subscription's pushes are held back from before its history is read until all that was read is sent. What was held
+//! and is older than what was sent is dropped, so that nothing falls between and nothing comes twice. All of it goes at
+//! the client's own pace: while much waits in its send queue, nothing more is read.
+
+use std::{rc::Rc, sync::Arc};
+
+use super::{
+    Begun, Node, broker_refusal,
+    subscribe::{page, reaches_back_to},
+};
+use crate::{
+    broker::Retention,
+    domain::{Channel, ChannelName, HistoryQuery, Position, Publication, Push, Refusal, Subscribed},
+    hub::{Connection, Gone, Outgoing},
+};
+
+/// Why a subscription could not go live.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Lost {
+    /// The connection is ending.
+    #[error(transparent)]
+    Gone(#[from] Gone),
+    /// The broker failed.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+}
+
+/// A subscription on its way to live.
+struct Return<'a> {
+    connection: &'a Rc<Connection>,
+    channel: &'a Channel,
+    name: &'a ChannelName,
+    retention: Option<Retention>,
+    /// What has been sent. `None` where no history is kept.
+    at: Option<Position>,
+}
+
+impl Node {
+    /// Sends what a subscription missed and lets its pushes through.
+    ///
+    /// # Errors
+    /// [`Lost`]: the subscription did not go live and must be ended.
+    pub async fn go_live(&self, connection: &Rc<Connection>, begun: Begun) -> Result<(), Lost> {
+        let Begun { subscribed, channel, retention, missed, .. } = begun;
+        let way =
+            Return { connection, channel: &channel, name: &subscribed.channel, retention, at: subscribed.position };
+        self.return_to_live(way, missed).await
+    }
+
+    /// Brings a subscription that fell behind after `last` back to live.
+    ///
+    /// # Errors
+    /// As [`Node::go_live`].
+    pub async fn catch_up(
+        &self,
+        connection: &Rc<Connection>,
+        channel: &Channel,
+        name: &ChannelName,
+        last: Position,
+    ) -> Result<(), Lost> {
+        connection.hold(channel);
+        let retention = super::retention(&*self.namespace(name)?);
+        let mut way = Return { connection, channel, name, retention, at: Some(last) };
+        let missed = match retention {
+            Some(retention) => self.next_page(&mut way, retention).await?,
+            None => Vec::new(),
+        };
+        self.return_to_live(way, missed).await
+    }
+
+    /// Tells a subscriber that its position is lost, sends what is kept and lets its pushes through.
+    ///
+    /// # Errors
+    /// As [`Node::go_live`].
+    pub async fn start_again(
+        &self,
+        connection: &Rc<Connection>,
+        channel: &Channel,
+        name: &ChannelName,
+    ) -> Result<(), Lost> {
+        connection.hold(channel);
+        let retention = super::retention(&*self.namespace(name)?);
+        let mut way = Return { connection, channel, name, retention, at: None };
+        let missed = self.announce_gap(&mut way).await?;
+        self.return_to_live(way, missed).await
+    }
+
+    async fn return_to_live(&self, mut way: Return<'_>, mut missed: Vec<Arc<Publication>>) -> Result<(), Lost> {
+        let Some(retention) = way.retention else { return way.release_all().await };
+        loop {
+            let more = missed.len() == HistoryQuery::MAX_LIMIT;
+            for publication in missed {
+                way.send(Push::Publication(publication.clone()), &publication).await?;
+            }
+            if !more && way.release_what_follows().await? {
+                return Ok(());
+            }
+            missed = self.next_page(&mut way, retention).await?;
+        }
+    }
+
+    /// The next publications after what was sent; or, where they are gone, word of that and the newest ones.
+    async fn next_page(&self, way: &mut Return<'_>, retention: Retention) -> Result<Vec<Arc<Publication>>, Lost> {
+        let Some(at) = way.at else { return self.announce_gap(way).await };
+        let query = HistoryQuery { after: Some(at.offset), ..page() };
+        let history = self.broker.history(way.channel, retention, query).await;
+        let history = history.map_err(|error| broker_refusal(error, way.name))?;
+        match reaches_back_to(&history, at) {
+            true => Ok(history.publications),
+            false => self.announce_gap(way).await,
+        }
+    }
+
+    async fn announce_gap(&self, way: &mut Return<'_>) -> Result<Vec<Arc<Publication>>, Lost> {
+        let (subscribed, missed) = self.begin_again(way.channel, way.name, way.retention).await?;
+        way.at = subscribed.position;
+        way.announce(subscribed);
+        self.metrics.gap(missed.len());
+        Ok(missed)
+    }
+}
+
+impl Return<'_> {
+    fn announce(&self, subscribed: Subscribed) {
+        let push = Push::Subscribed(subscribed);
+        self.connection.send(self.connection.shard().frame_push(self.connection.format(), &push));
+    }
+
+    /// Sends one publication, unless the connection is one that does not get it.
+    async fn send(&mut self, push: Push, publication: &Publication) -> Result<(), Gone> {
+        self.at = publication.position;
+        if publication.exclude == Some(self.connection.id()) {
+            return Ok(());
+        }
+        self.wait_for_room().await?;
+        self.connection.send(self.connection.shard().frame_push(self.connection.format(), &push));
+        Ok(())
+    }
+
+    /// Waits while more than half of what may wait in the send queue is waiting.
+    async fn wait_for_room(&self) -> Result<(), Gone> {
+        let half = self.connection.shard().limits().send_queue / 2;
+        match self.connection.queued_bytes() <= half {
+            true => Ok(()),
+            false => self.connection.drained_to(half / 2).await,
+        }
+    }
+
+    /// Sends what was held back until nothing is, then lets pushes through. False: something is missing between what was
+    /// sent and what was held, and history must be read again.
+    async fn release_what_follows(&mut self) -> Result<bool, Gone> {
+        loop {
+            let Ok(held) = self.connection.take_held(self.channel) else { return Ok(false) };
+            if held.is_empty() {
+                self.connection.release(self.channel);
+                return Ok(true);
+            }
+            for push in held {
+                if !self.send_held(push).await? {
+                    return Ok(false);
+                }
+            }
+        }
+    }
+
+    /// False: a publication is missing before this one.
+    async fn send_held(&mut self, push: Arc<Outgoing>) -> Result<bool, Gone> {
+        if let (Some(next), Some(at)) = (push.position(), self.at) {
+            if next.epoch == at.epoch && next.offset <= at.offset {
+                return Ok(true);
+            }
+            if !at.is_followed_by(&next) {
+                return Ok(false);
+            }
+            self.at = Some(next);
+        }
+        self.wait_for_room().await?;
+        let shard = self.connection.shard();
+        self.connection.send(shard.encoded(self.connection.format(), &push));
+        Ok(true)
+    }
+
+    /// Where no history is kept: what was held goes out, and what did not fit is lost, as promised (at most once).
+    async fn release_all(mut self) -> Result<(), Lost> {
+        while !self.release_what_follows().await? {
+            self.at = None;
+        }
+        Ok(())
+    }
+}

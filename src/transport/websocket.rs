@@ -1,0 +1,400 @@
+//! WebSocket: the upgrade, then reading frames for a session and ending as RFC 6455 says.
+//!
+//! The upgraded connection is taken apart to its bare socket, which the shard reads from and writes to itself. Where that
+//! cannot be (TLS in process), a generic reader and writer stand in, with the same queue and the same rules. Start at
+//! [`adopt`], then [`Conversation::run`].
+
+use std::{io, net::Shutdown, panic::AssertUnwindSafe, rc::Rc, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use hyper::upgrade::{OnUpgrade, Parts, Upgraded};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf},
+    net::TcpStream,
+    task::spawn_local,
+    time::timeout,
+};
+use tracing::debug;
+
+use super::{Door, DoorSettings, opening::Opening};
+use crate::{
+    domain::{ConnectionId, DisconnectReason, Format, Push, Request},
+    gateway::App,
+    hub::{Connection, Shard, Socket, Wake},
+    protocol::native::Native,
+    session::{Ending, Session},
+    telemetry::Transport,
+    wire::{CloseCode, Limits, Message, Reader, Violation, frame},
+};
+
+/// How long the client may take from our 101 on to let us have the socket.
+const UPGRADE_DEADLINE: Duration = Duration::from_secs(10);
+/// How long the last frames may take to leave.
+const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
+/// How long, and how much, is still read after our close, so that it is not lost to a reset.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(2);
+const DRAIN_BYTES: usize = 1 << 20;
+
+static NATIVE: Native = Native;
+
+/// A handshake that was answered with 101, on its way to the shard.
+pub struct Accepted {
+    /// Where the socket comes from.
+    pub upgrade: OnUpgrade,
+    /// App and token.
+    pub opening: Opening,
+    /// Whether permessage-deflate was agreed.
+    pub deflated: bool,
+}
+
+/// Has the door's shard take the connection over.
+pub fn adopt(door: &Door, accepted: Accepted) {
+    let (node, settings) = (door.node.clone(), door.settings.clone());
+    door.hub().on_shard(door.shard, move |shard| {
+        let shard = shard.clone();
+        // A task of its own, so that nothing of the handshake stays in memory with the connection.
+        spawn_local(async move {
+            let Ok(Ok(upgraded)) = timeout(UPGRADE_DEADLINE, accepted.upgrade).await else { return };
+            let app = accepted.opening.app.clone();
+            let token = accepted.opening.token;
+            let entrance = Entrance { shard, node, settings, app, token, deflated: accepted.deflated };
+            match upgraded.downcast::<TokioIo<TcpStream>>() {
+                Ok(Parts { io, read_buf, .. }) => {
+                    // Copied, since it is a slice of a larger buffer that would otherwise live on.
+                    let first = Vec::from(&read_buf[..]).into_boxed_slice();
+                    drop(read_buf);
+                    spawn_local(Box::pin(entrance.enter_tcp(io.into_inner(), first)));
+                }
+                Err(upgraded) => drop(spawn_local(Box::pin(entrance.enter_generic(upgraded)))),
+            }
+        });
+    });
+}
+
+/// All that is needed to begin.
+struct Entrance {
+    shard: Rc<Shard>,
+    node: Arc<crate::node::Node>,
+    settings: Arc<DoorSettings>,
+    app: Option<Arc<App>>,
+    token: Option<Box<str>>,
+    deflated: bool,
+}
+
+impl Entrance {
+    async fn enter_tcp(self, socket: TcpStream, first: Box<[u8]>) {
+        match self.begin(Socket::Tcp(socket)) {
+            Ok((conversation, token)) => conversation.serve(token, first).await,
+            Err(turned_away) => finish(&turned_away).await,
+        }
+    }
+
+    async fn enter_generic(self, upgraded: Upgraded) {
+        let (read, write) = tokio::io::split(TokioIo::new(upgraded));
+        let (connection, conversation) = match self.begin(Socket::Remote) {
+            Ok((conversation, token)) => (conversation.session.connection().clone(), Some((conversation, token))),
+            Err(turned_away) => (turned_away, None),
+        };
+        let writer = spawn_local(write_out(connection, write));
+        if let Some((conversation, token)) = conversation {
+            conversation.serve_generic(token, read).await;
+        }
+        // The queue is closed by now, so the writer ends with it.
+        let _ = timeout(FLUSH_DEADLINE, writer).await;
+    }
+
+    /// Begins a conversation. Where there is no such app it ends at once: what is returned then has only to be sent.
+    fn begin(self, socket: Socket) -> Result<(Conversation, Option<Box<str>>), Rc<Connection>> {
+        let Self { shard, node, settings, app, token, deflated } = self;
+        let format = if deflated { Format::NativeDeflated } else { Format::Native };
+        let id = ConnectionId::from_bits(rand::random());
+        let Some(app) = app else { return Err(turn_away(&shard, id, format, socket)) };
+        let connection = shard.adopt(id, app.id.clone(), format, socket);
+        let limits = Limits { max_message: settings.max_frame, ..Limits::default() };
+        let session = Session::new(node, app, connection, &NATIVE, Transport::WebSocket);
+        Ok((Conversation { session, reader: Reader::new(deflated), limits, unfinished: 0 }, token))
+    }
+}
+
+/// Tells a connection that there is no such app; nothing else ever happens on it.
+fn turn_away(shard: &Rc<Shard>, id: ConnectionId, format: Format, socket: Socket) -> Rc<Connection> {
+    let nobody = "unknown".parse().expect("these are letters");
+    let connection = shard.adopt(id, nobody, format, socket);
+    let reason = DisconnectReason::UnknownApp;
+    connection.send(shard.frame_push(format, &Push::Disconnect { reason, delay: None }));
+    connection.send(close_frame(Close::ByServer(reason)));
+    connection.close_queue();
+    shard.release(&connection);
+    connection
+}
+
+/// A session, and what turns its bytes into frames.
+struct Conversation {
+    session: Session,
+    reader: Reader,
+    limits: Limits,
+    /// Bytes of an unfinished message, as the shard has them on its account.
+    unfinished: usize,
+}
+
+/// How a WebSocket ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Close {
+    /// The socket is gone.
+    Gone,
+    /// The client closed; it gets its code back.
+    ByClient(Option<CloseCode>),
+    /// The client broke a rule.
+    Violation(CloseCode),
+    /// The server ends it.
+    ByServer(DisconnectReason),
+}
+
+impl From<Ending> for Close {
+    fn from(ending: Ending) -> Self {
+        match ending {
+            Ending::Gone => Self::Gone,
+            Ending::Disconnect(reason) => Self::ByServer(reason),
+        }
+    }
+}
+
+/// What one read brought.
+#[derive(Default)]
+struct Heard {
+    requests: Vec<Request>,
+    /// The newest ping: RFC 6455, 5.5.3 lets the others go.
+    ping: Option<Vec<u8>>,
+    close: Option<Close>,
+    /// The read took all that fits, so there may be more.
+    full: bool,
+}
+
+impl Conversation {
+    async fn serve(mut self, token: Option<Box<str>>, first: Box<[u8]>) {
+        let close = AssertUnwindSafe(self.run(token, first)).catch_unwind().await;
+        let close = close.unwrap_or_else(|_| self.panicked());
+        let connection = self.end(close).await;
+        if close != Close::Gone {
+            finish(&connection).await;
+        }
+    }
+
+    async fn serve_generic(mut self, token: Option<Box<str>>, read: ReadHalf<TokioIo<Upgraded>>) {
+        let close = AssertUnwindSafe(self.run_generic(token, read)).catch_unwind().await;
+        let close = close.unwrap_or_else(|_| self.panicked());
+        self.end(close).await;
+    }
+
+    fn panicked(&self) -> Close {
+        tracing::error!(connection = %self.session.connection().id(), "a session panicked and was ended");
+        Close::ByServer(DisconnectReason::Internal)
+    }
+
+    /// Says the last word and leaves everything.
+    async fn end(self, close: Close) -> Rc<Connection> {
+        let connection = self.session.connection().clone();
+        if close != Close::Gone {
+            connection.send(close_frame(close));
+        }
+        connection.uncork();
+        connection.close_queue();
+        connection.shard().account_unfinished(self.unfinished, 0);
+        self.session.close(&close.name()).await;
+        connection
+    }
+
+    async fn run(&mut self, token: Option<Box<str>>, mut first: Box<[u8]>) -> Close {
+        if let Err(ending) = self.session.open(token.as_deref()).await {
+            return ending.into();
+        }
+        if !first.is_empty() {
+            let heard = self.hear(&mut first);
+            drop(std::mem::take(&mut first));
+            if let Err(close) = Box::pin(self.answer(heard)).await {
+                return close;
+            }
+        }
+        let connection = self.session.connection().clone();
+        loop {
+            let result = match connection.wake().await {
+                Wake::Readable => match self.read(&connection) {
+                    Ok(Some(heard)) => Box::pin(self.answer(heard)).await,
+                    Ok(None) => Ok(()),
+                    Err(close) => Err(close),
+                },
+                wake => Box::pin(self.session.woken(wake)).await.map_err(Close::from),
+            };
+            if let Err(close) = result {
+                return close;
+            }
+        }
+    }
+
+    /// Reads what is there, at most a scratch buffer full.
+    fn read(&mut self, connection: &Connection) -> Result<Option<Heard>, Close> {
+        let shard = connection.shard();
+        shard.with_scratch(|scratch, inflater| match connection.try_read(scratch) {
+            Ok(None) => Ok(None),
+            Ok(Some(0)) | Err(_) => Err(Close::Gone),
+            Ok(Some(read)) => {
+                let mut heard = self.decode(&mut scratch[..read], inflater);
+                heard.full = read == scratch.len();
+                Ok(Some(heard))
+            }
+        })
+    }
+
+    fn hear(&mut self, bytes: &mut [u8]) -> Heard {
+        let shard = self.session.connection().shard();
+        shard.with_scratch(|_, inflater| self.decode(bytes, inflater))
+    }
+
+    /// Takes the messages out of what was read, as far as they are whole.
+    fn decode(&mut self, mut bytes: &mut [u8], inflater: &mut crate::wire::Inflater) -> Heard {
+        let mut heard = Heard::default();
+        let codec = self.session.codec();
+        while heard.close.is_none() {
+            match self.reader.next(&mut bytes, &self.limits, inflater) {
+                Ok(None) => break,
+                Ok(Some(Message::Text(text))) => codec.decode(text, &mut heard.requests),
+                Ok(Some(Message::Ping(payload))) => heard.ping = Some(payload.to_vec()),
+                Ok(Some(Message::Pong(_))) => {}
+                Ok(Some(Message::Close { code, .. })) => heard.close = Some(Close::ByClient(code)),
+                Ok(Some(Message::Binary(_))) => heard.close = Some(Close::Violation(CloseCode::UNSUPPORTED_DATA)),
+                Err(violation) => heard.close = Some(self.violated(violation)),
+            }
+        }
+        let unfinished = self.reader.buffered_bytes();
+        if !self.session.connection().shard().account_unfinished(self.unfinished, unfinished) {
+            heard.close.get_or_insert(Close::Violation(CloseCode::TOO_BIG));
+        }
+        self.unfinished = unfinished;
+        heard
+    }
+
+    fn violated(&self, violation: Violation) -> Close {
+        debug!(connection = %self.session.connection().id(), %violation, "the client broke the WebSocket protocol");
+        Close::Violation(violation.close_code())
+    }
+
+    /// Does what was asked. What is answered at once goes out in one write.
+    async fn answer(&mut self, heard: Heard) -> Result<(), Close> {
+        let connection = self.session.connection().clone();
+        connection.cork();
+        if let Some(payload) = heard.ping
+            && connection.queued_bytes() == 0
+        {
+            connection.send(frame::pong(&payload));
+        }
+        for request in heard.requests {
+            let doing = self.session.request(request);
+            let mut doing = std::pin::pin!(doing);
+            // What does not come at once must not hold back what is there.
+            match doing.as_mut().now_or_never() {
+                Some(done) => done?,
+                None => {
+                    connection.uncork();
+                    doing.await?;
+                    connection.cork();
+                }
+            }
+            // Who does not take its answers is not listened to either.
+            let most = connection.shard().limits().send_queue / 2;
+            if most < connection.queued_bytes() {
+                // If the connection is ending, the next wake says why.
+                let _ = connection.drained_to(most / 2).await;
+                connection.cork();
+            }
+        }
+        connection.uncork();
+        match heard.close {
+            Some(close) => Err(close),
+            None => Ok(()),
+        }
+    }
+
+    async fn run_generic(&mut self, token: Option<Box<str>>, mut read: ReadHalf<TokioIo<Upgraded>>) -> Close {
+        if let Err(ending) = self.session.open(token.as_deref()).await {
+            return ending.into();
+        }
+        let connection = self.session.connection().clone();
+        let mut buffer = vec![0; 8 << 10];
+        loop {
+            let result = tokio::select! {
+                wake = connection.wake() => Box::pin(self.session.woken(wake)).await.map_err(Close::from),
+                read = read.read(&mut buffer) => match read {
+                    Ok(0) | Err(_) => Err(Close::Gone),
+                    Ok(read) => {
+                        connection.heard();
+                        let heard = self.hear(&mut buffer[..read]);
+                        Box::pin(self.answer(heard)).await
+                    }
+                },
+            };
+            if let Err(close) = result {
+                return close;
+            }
+        }
+    }
+}
+
+impl Close {
+    /// What logs call it.
+    fn name(self) -> String {
+        match self {
+            Self::Gone => "gone".into(),
+            Self::ByClient(Some(code)) => format!("closed by the client with {}", code.get()),
+            Self::ByClient(None) => "closed by the client".into(),
+            Self::Violation(code) => format!("protocol violation, closed with {}", code.get()),
+            Self::ByServer(reason) => reason.name().into(),
+        }
+    }
+}
+
+/// The close frame that says why.
+fn close_frame(close: Close) -> Bytes {
+    match close {
+        Close::Gone | Close::ByClient(None) => frame::encode(frame::Opcode::Close, false, b""),
+        Close::ByClient(Some(code)) | Close::Violation(code) => frame::close(code, ""),
+        Close::ByServer(reason) => {
+            let code = CloseCode::new(reason.close_code()).expect("our codes may stand on the wire");
+            frame::close(code, reason.name())
+        }
+    }
+}
+
+/// Lets the last frames out, then reads on for a while: closing a socket with unread input resets it, and the peer may
+/// lose what we said last.
+async fn finish(connection: &Rc<Connection>) {
+    let _ = timeout(FLUSH_DEADLINE, connection.flushed()).await;
+    let Some(socket) = connection.tcp() else { return };
+    if socket2::SockRef::from(socket).shutdown(Shutdown::Write).is_err() {
+        return;
+    }
+    let draining = async {
+        let (mut buffer, mut left) = ([0; 4096], DRAIN_BYTES);
+        while socket.readable().await.is_ok() {
+            match socket.try_read(&mut buffer) {
+                Ok(0) => return,
+                Ok(read) if read <= left => left -= read,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(_) | Err(_) => return,
+            }
+        }
+    };
+    let _ = timeout(DRAIN_DEADLINE, draining).await;
+}
+
+/// Writes a connection's queue to something that is no bare socket.
+async fn write_out(connection: Rc<Connection>, mut write: WriteHalf<TokioIo<Upgraded>>) {
+    while let Some(frame) = connection.next_frame().await {
+        if write.write_all(&frame).await.is_err() {
+            connection.end(crate::hub::End::Broken);
+            return;
+        }
+    }
+    let _ = write.shutdown().await;
+}
