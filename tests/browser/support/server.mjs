@@ -19,7 +19,12 @@ export class Server {
     const args = ['serve', '--listen', listen, ...(config ? ['--config', file] : [])];
     const env = { PATH: process.env.PATH, FANWIRE_METRICS_LISTEN: '' };
     server.#process = spawn(binary, args, { cwd: server.#folder, env, stdio: ['ignore', 'pipe', 'pipe'] });
-    server.url = await server.#address();
+    try {
+      server.url = await server.#address();
+    } catch (error) {
+      await server.stop();
+      throw error;
+    }
     return server;
   }
 
@@ -35,6 +40,7 @@ export class Server {
         clearTimeout(late);
         resolve(`${found[0]}/`);
       };
+      this.#process.on('error', reject);
       for (const stream of [this.#process.stdout, this.#process.stderr]) stream.setEncoding('utf8').on('data', onText);
       this.#process.on('exit', (code) => reject(new Error(`the server ended with ${code}:\n${said}`)));
     });
