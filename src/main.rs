@@ -1,20 +1,30 @@
-//! Not yet more than the default.
+//! The program: understands its command line, and serves if that is what it says.
+
+use std::process::ExitCode;
+
+use fanwire::{
+    app,
+    cli::{self, Serve, Start},
+    telemetry,
+};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-fn main() {
-    let mut config = fanwire::config::Config::default();
-    if let Ok(listen) = std::env::var("FANWIRE_LISTEN") {
-        config.listen = vec![listen.parse().expect("an address")];
+fn main() -> ExitCode {
+    match cli::start(std::env::args_os()) {
+        Start::Done(code) => code,
+        Start::Serve(serve) => match serve_until_told(&serve) {
+            Ok(()) => ExitCode::from(cli::DONE),
+            Err(error) => {
+                eprintln!("fanwire: {error}");
+                ExitCode::from(cli::FAULT)
+            }
+        },
     }
-    fanwire::telemetry::start(&config.log).expect("logging starts once");
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
-    runtime.block_on(async {
-        let app = fanwire::app::App::start(config).await.expect("it starts");
-        println!("listening on {:?}", app.addresses());
-        tokio::signal::ctrl_c().await.expect("a signal");
-        app.shut_down().await;
-    });
+}
+
+fn serve_until_told(serve: &Serve) -> Result<(), Box<dyn std::error::Error>> {
+    telemetry::start(&serve.config.log)?;
+    Ok(app::run(serve.config.clone(), &serve.sources)?)
 }

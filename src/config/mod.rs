@@ -1,19 +1,32 @@
 //! Settings, as plain groups that are handed to whoever needs them.
 //!
-//! Every group has a `Default` that works and refuses keys it does not know. Start at [`Config`].
+//! Every group has a `Default` that works and refuses keys it does not know. Start at [`Config`]; where its values come
+//! from is told in `load`, what each key does in `keys`, and what may not stand beside what in `check`.
 
+mod check;
+mod environment;
+mod finding;
+mod keys;
+mod load;
 mod namespace;
+mod nearest;
+mod print;
+mod tree;
 mod units;
+mod validate;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+pub use finding::{ConfigErrors, Finding, Origin};
+pub use load::{Flags, Loaded, Sources};
 pub use namespace::{Access, HistoryConfig, NamespaceConfig};
+pub use print::MASK;
 pub use units::{ByteSize, InvalidUnit, Rate, Span};
 
-/// Everything that can be set.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// Everything that can be set. Its `Debug` is its commented form, in which secrets are masked.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Where clients and servers connect; a port of 0 lets the system choose.
@@ -47,6 +60,9 @@ pub struct Config {
     /// What channels may do, by the part of their name before the first `:`.
     #[serde(rename = "namespace")]
     pub namespaces: std::collections::BTreeMap<String, NamespaceConfig>,
+    /// Whether development mode may serve on any address. Only `--insecure` sets it.
+    #[serde(skip)]
+    pub insecure: bool,
 }
 
 impl Default for Config {
@@ -66,6 +82,7 @@ impl Default for Config {
             shutdown: ShutdownConfig::default(),
             apps: Vec::new(),
             namespaces: std::collections::BTreeMap::new(),
+            insecure: false,
         }
     }
 }
@@ -237,8 +254,8 @@ impl Default for ShutdownConfig {
     }
 }
 
-/// A tenant.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// A tenant. Its `Debug` shows no secret.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AppConfig {
     /// Its id, in keys and metrics.
@@ -275,8 +292,8 @@ impl AppConfig {
     }
 }
 
-/// An API key: its text alone, or with what it may be used for.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// An API key: its text alone, or with what it may be used for. Its `Debug` shows no key.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum ApiKeyConfig {
     /// May do everything.
@@ -285,8 +302,8 @@ pub enum ApiKeyConfig {
     Narrow(NarrowApiKey),
 }
 
-/// An API key that may not do everything.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// An API key that may not do everything. Its `Debug` shows no key.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NarrowApiKey {
     /// The key.
