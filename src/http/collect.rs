@@ -79,7 +79,7 @@ impl HubFigures {
             counts.iter_mut().zip(own).for_each(|(count, own)| *count += own);
             sum += own_sum;
         }
-        let bounds = Times::BOUNDS.into_iter().chain([f64::MAX]);
+        let bounds = Times::BOUNDS.into_iter().chain([f64::INFINITY]);
         let buckets: Vec<_> = bounds.zip(counts).collect();
         let help = "From the broker's acceptance to the write to a shard's last subscriber";
         let kind = prometheus_client::metrics::MetricType::Histogram;

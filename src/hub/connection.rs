@@ -18,7 +18,7 @@ use bytes::Bytes;
 use tokio::net::TcpStream;
 
 use super::{send_queue::SendQueue, shard::Shard, subscription::Subscription};
-use crate::domain::{AppId, Channel, ChannelName, ConnectionId, DisconnectReason, Format, Identity, UserId};
+use crate::domain::{AppId, Channel, ChannelName, ConnectionId, DisconnectReason, Epoch, Format, Identity, UserId};
 
 /// One connection's slot. At most 300 bytes.
 pub struct Connection {
@@ -69,8 +69,8 @@ pub enum Control {
     Subscribe(ChannelName),
     /// Unsubscribe it.
     Unsubscribe(ChannelName),
-    /// A channel's history was lost or dropped: tell the client.
-    Reset(Channel),
+    /// A channel's history was lost or dropped and counts anew in this epoch: tell the client.
+    Reset(Channel, Epoch),
 }
 
 /// What woke a connection's task.

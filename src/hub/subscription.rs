@@ -11,7 +11,7 @@ use super::{
     connection::Connection,
     outgoing::Outgoing,
 };
-use crate::domain::{Channel, Format, Position};
+use crate::domain::{Channel, Epoch, Format, Position};
 
 /// The most pushes that a held subscription keeps; above that its channel's history is read again.
 const MAX_HELD: usize = 4096;
@@ -21,6 +21,8 @@ pub(super) struct Subscription {
     local: Rc<Local>,
     place: u32,
     apart: Option<Box<Apart>>,
+    /// Which lifetime of the channel's numbering the client has been told of.
+    epoch: Option<Epoch>,
 }
 
 /// A subscription that pushes do not reach just now.
@@ -48,7 +50,7 @@ impl Connection {
         if subscriptions.is_empty() {
             subscriptions.reserve_exact(1);
         }
-        subscriptions.push(Subscription { local, place, apart: Some(Box::default()) });
+        subscriptions.push(Subscription { local, place, apart: Some(Box::default()), epoch: None });
         shard.counters().subscriptions.add(1);
         is_first
     }
@@ -72,6 +74,16 @@ impl Connection {
     /// The channels it is subscribed to.
     pub fn channels(&self) -> Vec<Channel> {
         self.subscriptions.borrow().iter().map(|each| each.local.channel().clone()).collect()
+    }
+
+    /// Notes which lifetime of a channel's numbering the client has been told of.
+    pub fn tell_epoch(&self, channel: &Channel, epoch: Option<Epoch>) {
+        self.with_subscription(channel, |each, _| each.epoch = epoch);
+    }
+
+    /// Which lifetime of a channel's numbering the client has been told of.
+    pub fn told_epoch(&self, channel: &Channel) -> Option<Epoch> {
+        self.with_subscription(channel, |each, _| each.epoch).flatten()
     }
 
     /// Holds a subscription's pushes back from now on.
@@ -165,6 +177,6 @@ mod tests {
 
     #[test]
     fn a_subscription_is_small() {
-        assert!(size_of::<Subscription>() <= 24);
+        assert!(size_of::<Subscription>() <= 40);
     }
 }
