@@ -153,6 +153,7 @@ export class Fanwire extends EventTarget {
   /** Ids of own publications without echo, so that a resumed subscription or an event stream does not show them. */
   #unechoed = new Set();
   #unwatch = () => {};
+  #linkMemory = {};
 
   constructor(url, options) {
     super();
@@ -313,7 +314,7 @@ export class Fanwire extends EventTarget {
       end: (facts) => link === this.#link && this.#ended(facts),
     };
     try {
-      link = new Link({ base: this.#base, token, settings: this.#settings }, hooks);
+      link = new Link({ base: this.#base, token, settings: this.#settings, memory: this.#linkMemory }, hooks);
     } catch (cause) {
       return this.#stop(new FanwireError('bad_request', cause.message, { cause }));
     }
@@ -894,7 +895,8 @@ class StreamLink {
   #timers = new Timers();
   /** By channel: what was asked, what is known, and what is held back while history is read. */
   #channels = new Map();
-  #lastEventId = '';
+  /** What outlives one link: the last event's id, from which the next one resumes. */
+  #memory;
   #stream = null;
   #oneByOne = false;
   #comments = false;
@@ -902,7 +904,8 @@ class StreamLink {
   #publishing = Promise.resolve();
   #stopped = new AbortController();
 
-  constructor({ base, token, settings }, hooks) {
+  constructor({ base, token, settings, memory }, hooks) {
+    this.#memory = memory;
     this.#base = base;
     this.#token = token;
     this.#settings = settings;
@@ -1011,7 +1014,7 @@ class StreamLink {
       url.searchParams.append('channel', name);
     }
     const headers = { accept: 'text/event-stream' };
-    if (this.#lastEventId) headers['last-event-id'] = this.#lastEventId;
+    if (this.#memory.lastEventId) headers['last-event-id'] = this.#memory.lastEventId;
     this.#timers.set('open', this.#settings.openTimeout, () =>
       this.fail(4000, 'the event stream did not open in time'),
     );
@@ -1061,7 +1064,7 @@ class StreamLink {
     this.#comments ||= comment === true;
     this.#heard();
     if (comment) return;
-    if (id !== undefined) this.#lastEventId = id;
+    if (id !== undefined) this.#memory.lastEventId = id;
     if (!data) return;
     const frame = JSON.parse(data);
     if (event === 'subscribed') return this.#subscribed(frame);
@@ -1073,10 +1076,8 @@ class StreamLink {
   }
 
   #pass(channel, frame) {
-    if (channel.position && frame.offset !== undefined) {
-      if (frame.offset <= channel.position.offset) return;
-      channel.position.offset = frame.offset;
-    }
+    // What history and the stream both brought is dropped by the subscription, which holds the position that counts.
+    if (channel.position) channel.position.offset = Math.max(channel.position.offset, frame.offset ?? 0);
     this.#emit({ ...frame, type: 'message' });
   }
 

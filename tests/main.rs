@@ -4,3 +4,6 @@
 
 mod architecture;
 mod cli;
+mod native;
+#[allow(dead_code)] // What one suite does not need, the next one does.
+mod support;

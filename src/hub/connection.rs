@@ -17,16 +17,8 @@ use std::{
 use bytes::Bytes;
 use tokio::net::TcpStream;
 
-use super::{
-    channels::{Local, Subscriber},
-    outgoing::Outgoing,
-    send_queue::SendQueue,
-    shard::Shard,
-};
-use crate::domain::{AppId, Channel, ChannelName, ConnectionId, DisconnectReason, Format, Identity, Position, UserId};
-
-/// The most pushes that a held subscription keeps; above that its channel's history is read again.
-const MAX_HELD: usize = 4096;
+use super::{send_queue::SendQueue, shard::Shard, subscription::Subscription};
+use crate::domain::{AppId, Channel, ChannelName, ConnectionId, DisconnectReason, Epoch, Format, Identity, UserId};
 
 /// One connection's slot. At most 300 bytes.
 pub struct Connection {
@@ -37,7 +29,7 @@ pub struct Connection {
     format: Format,
     socket: Socket,
     queue: RefCell<SendQueue>,
-    subscriptions: RefCell<Vec<Subscription>>,
+    pub(super) subscriptions: RefCell<Vec<Subscription>>,
     identity: RefCell<Option<Arc<Identity>>>,
     task: RefCell<Option<Waker>>,
     control: RefCell<Vec<Control>>,
@@ -68,23 +60,6 @@ impl Socket {
     }
 }
 
-struct Subscription {
-    local: Rc<Local>,
-    place: u32,
-    apart: Option<Box<Apart>>,
-}
-
-/// A subscription that pushes do not reach just now.
-#[derive(Default)]
-struct Apart {
-    /// Set where the connection fell behind: the last position that it was sent.
-    behind: Option<Position>,
-    /// What is held back.
-    held: Vec<Arc<Outgoing>>,
-    /// More came than is held back.
-    overflowed: bool,
-}
-
 /// Something asked of a session from outside of it.
 #[derive(Clone, Debug)]
 pub enum Control {
@@ -94,8 +69,8 @@ pub enum Control {
     Subscribe(ChannelName),
     /// Unsubscribe it.
     Unsubscribe(ChannelName),
-    /// A channel's history was lost or dropped: tell the client.
-    Reset(Channel),
+    /// A channel's history was lost or dropped and counts anew in this epoch: tell the client.
+    Reset(Channel, Epoch),
 }
 
 /// What woke a connection's task.
@@ -363,6 +338,11 @@ impl Connection {
         true
     }
 
+    /// Has the task woken with [`Wake::CaughtUp`] once the queue is empty.
+    pub(super) fn note_behind(&self) {
+        self.set(BEHIND);
+    }
+
     fn emptied(&self) {
         if self.take(BEHIND) {
             self.signal(CAUGHT_UP);
@@ -399,10 +379,15 @@ impl Connection {
     }
 
     /// Makes room for a last word on a connection that was too slow: drops what waits, but for a frame that is out in
-    /// part.
+    /// part, and lets the kernel take the rest, so that the client finds it when it reads again.
     pub fn make_room_for_last_word(&self) {
         self.queue.borrow_mut().keep_begun();
         self.take(SLOW);
+        if let Socket::Tcp(socket) = &self.socket
+            && let Err(error) = socket2::SockRef::from(socket).set_tcp_notsent_lowat(u32::MAX)
+        {
+            tracing::debug!(connection = %self.id, %error, "the last word may not leave");
+        }
     }
 
     /// Completes once nothing waits, or the socket is broken.
@@ -561,137 +546,12 @@ impl Connection {
         Some(next)
     }
 
-    // Subscriptions.
-
-    /// Subscribes, with pushes held back until [`Connection::release`]. True: the node's first subscriber there.
-    pub fn subscribe(self: &Rc<Self>, channel: &Channel, watches: bool) -> bool {
-        let shard = self.shard();
-        let (local, is_first) = shard.enter(channel);
-        let place = local.add(Subscriber { connection: self.clone(), apart: true, watches });
-        let mut subscriptions = self.subscriptions.borrow_mut();
-        if subscriptions.is_empty() {
-            subscriptions.reserve_exact(1);
-        }
-        subscriptions.push(Subscription { local, place, apart: Some(Box::default()) });
-        shard.counters().subscriptions.add(1);
-        is_first
-    }
-
-    /// Ends a subscription. True: it was the node's last one there.
-    pub fn unsubscribe(&self, channel: &Channel) -> bool {
-        let at = self.subscriptions.borrow().iter().position(|each| each.local.channel() == channel);
-        let Some(at) = at else { return false };
-        let Subscription { local, place, .. } = self.subscriptions.borrow_mut().swap_remove(at);
-        local.take_out(self.format, place);
-        let shard = self.shard();
-        shard.counters().subscriptions.sub(1);
-        local.subscribers() == 0 && shard.leave(channel)
-    }
-
-    /// How many subscriptions it holds.
-    pub fn subscriptions(&self) -> usize {
-        self.subscriptions.borrow().len()
-    }
-
-    /// The channels it is subscribed to.
-    pub fn channels(&self) -> Vec<Channel> {
-        self.subscriptions.borrow().iter().map(|each| each.local.channel().clone()).collect()
-    }
-
-    /// Holds a subscription's pushes back from now on.
-    pub fn hold(&self, channel: &Channel) {
-        self.with_subscription(channel, |each, format| {
-            let apart = each.apart.get_or_insert_default();
-            apart.behind = None;
-            each.local.with(format, each.place, |subscriber| subscriber.apart = true);
-        });
-    }
-
-    /// Takes what was held back; the subscription stays apart.
-    ///
-    /// # Errors
-    /// [`Overflowed`]: more came than can be held, and it is gone: read history again.
-    pub fn take_held(&self, channel: &Channel) -> Result<Vec<Arc<Outgoing>>, Overflowed> {
-        let taken = self.with_subscription(channel, |each, _| {
-            let apart = each.apart.as_deref_mut()?;
-            let held = std::mem::take(&mut apart.held);
-            Some(if std::mem::take(&mut apart.overflowed) { Err(Overflowed) } else { Ok(held) })
-        });
-        taken.flatten().unwrap_or_else(|| Ok(Vec::new()))
-    }
-
-    /// Lets pushes through again. Nothing may be held by then: call [`Connection::take_held`] just before.
-    pub fn release(&self, channel: &Channel) {
-        self.with_subscription(channel, |each, format| {
-            each.apart = None;
-            each.local.with(format, each.place, |subscriber| subscriber.apart = false);
-        });
-    }
-
-    /// The subscriptions that fell behind, each with the last position that was sent.
-    pub fn behind(&self) -> Vec<(Channel, Position)> {
-        let behind = |each: &Subscription| Some((each.local.channel().clone(), each.apart.as_ref()?.behind?));
-        self.subscriptions.borrow().iter().filter_map(behind).collect()
-    }
-
-    fn with_subscription<T>(
-        &self,
-        channel: &Channel,
-        change: impl FnOnce(&mut Subscription, Format) -> T,
-    ) -> Option<T> {
-        let mut subscriptions = self.subscriptions.borrow_mut();
-        let each = subscriptions.iter_mut().find(|each| each.local.channel() == channel)?;
-        Some(change(each, self.format))
-    }
-
-    /// Notes that the shard's list has moved this connection.
-    pub(super) fn moved(&self, channel: &Channel, place: u32) {
-        let mut subscriptions = self.subscriptions.borrow_mut();
-        if let Some(each) = subscriptions.iter_mut().find(|each| each.local.channel() == channel) {
-            each.place = place;
-        }
-    }
-
-    /// Keeps pushes for a subscription that stands apart.
-    pub(super) fn keep_apart(&self, channel: &Channel, pushes: &[Arc<Outgoing>]) {
-        let mut subscriptions = self.subscriptions.borrow_mut();
-        let each = subscriptions.iter_mut().find(|each| each.local.channel() == channel);
-        let Some(apart) = each.and_then(|each| each.apart.as_deref_mut()) else { return };
-        // What a connection that fell behind misses of a history, it reads there.
-        let wanted = |push: &&Arc<Outgoing>| apart.behind.is_none() || push.position().is_none();
-        let wanted = pushes.iter().filter(wanted).filter(|push| push.exclude() != Some(self.id));
-        let before = apart.held.len();
-        apart.held.extend(wanted.cloned());
-        if MAX_HELD < apart.held.len() {
-            apart.held.truncate(before);
-            apart.overflowed = true;
-        }
-    }
-
-    /// Notes that a subscription fell behind after `last`.
-    pub(super) fn fall_behind(&self, channel: &Channel, last: Position) {
-        let mut subscriptions = self.subscriptions.borrow_mut();
-        if let Some(each) = subscriptions.iter_mut().find(|each| each.local.channel() == channel) {
-            each.apart = Some(Box::new(Apart { behind: Some(last), ..Apart::default() }));
-            self.set(BEHIND);
-        }
-    }
-
-    /// Whether it is subscribed to `channel`.
-    pub fn is_subscribed(&self, channel: &Channel) -> bool {
-        self.subscriptions.borrow().iter().any(|each| each.local.channel() == channel)
-    }
-
     /// Nothing more is queued from here on.
     pub fn close_queue(&self) {
         self.set(CLOSED);
         self.wake_writer();
     }
 }
-
-/// More came than can be held back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Overflowed;
 
 #[cfg(test)]
 mod tests {
@@ -700,6 +560,5 @@ mod tests {
     #[test]
     fn a_connection_is_small() {
         assert!(size_of::<Connection>() <= 300, "{} bytes", size_of::<Connection>());
-        assert!(size_of::<Subscription>() <= 24);
     }
 }

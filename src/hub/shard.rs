@@ -7,6 +7,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
+    panic::{AssertUnwindSafe, catch_unwind},
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
@@ -14,8 +15,10 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use foldhash::fast::RandomState;
+use futures_util::FutureExt;
 use slab::Slab;
 use tokio::{sync::mpsc::UnboundedReceiver, task::yield_now};
+use tracing::error;
 
 use super::{
     Counters, Hub, Item, Limits,
@@ -189,12 +192,22 @@ impl Shard {
                 match item {
                     Item::Push(push) => pushes.push(push),
                     Item::Task(task) => {
-                        self.deliver(&mut pushes).await;
-                        task(&self);
+                        self.deliver_or_survive(&mut pushes).await;
+                        if catch_unwind(AssertUnwindSafe(|| task(&self))).is_err() {
+                            error!("a task panicked on its shard; the shard goes on");
+                        }
                     }
                 }
             }
-            self.deliver(&mut pushes).await;
+            self.deliver_or_survive(&mut pushes).await;
+        }
+    }
+
+    /// Delivers; a panic costs these pushes and nothing else.
+    async fn deliver_or_survive(&self, pushes: &mut Vec<Arc<Outgoing>>) {
+        if AssertUnwindSafe(self.deliver(pushes)).catch_unwind().await.is_err() {
+            error!(pushes = pushes.len(), "a delivery panicked; the shard goes on");
+            pushes.clear();
         }
     }
 
@@ -277,12 +290,13 @@ impl Shard {
     async fn walk(&self, run: &[Arc<Outgoing>]) {
         let Some(local) = self.channel(run[0].channel()) else { return };
         let walk = Walk { shard: self, local: &local, run, excluding: run.iter().any(|push| push.exclude().is_some()) };
-        local.begin_walk();
         let mut sent = 0;
-        for format in Format::ALL {
-            sent += walk.send(format).await;
+        {
+            let _walking = local.walk();
+            for format in Format::ALL {
+                sent += walk.send(format).await;
+            }
         }
-        local.end_walk();
         let counters = self.counters();
         counters.deliveries.add(sent * run.len());
         let now = Instant::now();
