@@ -5,5 +5,8 @@
 mod architecture;
 mod cli;
 mod http_api;
+mod native;
 mod plain;
 mod sse;
+#[allow(dead_code)] // What one suite does not need, the next one does.
+mod support;

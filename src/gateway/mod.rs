@@ -190,6 +190,15 @@ impl Gateway {
         self.settings.load().origins.check(headers, tls)
     }
 
+    /// Whether the server may be called what a request calls it: in development mode only by a loopback name, so that no
+    /// page on the internet can reach it by letting its own name point here (DNS rebinding).
+    ///
+    /// # Errors
+    /// `forbidden`.
+    pub fn check_host(&self, headers: &http::HeaderMap) -> Result<(), Refusal> {
+        self.settings.load().origins.check_host(headers)
+    }
+
     /// The client's address: `peer`, or what trusted proxies say of it.
     pub fn client_address(&self, peer: IpAddr, headers: &http::HeaderMap) -> IpAddr {
         let settings = self.settings.load();

@@ -121,12 +121,14 @@ impl Local {
         lists[format as usize].subscribers.get_mut(place as usize)?.as_mut().map(change)
     }
 
-    pub(super) fn begin_walk(&self) {
+    /// Keeps places in the lists from moving until what is returned is dropped.
+    pub(super) fn walk(&self) -> Walking<'_> {
         self.walking.set(true);
+        Walking(self)
     }
 
     /// Closes the holes that those left behind who went during the walk.
-    pub(super) fn end_walk(&self) {
+    fn end_walk(&self) {
         self.walking.set(false);
         for list in self.lists.borrow_mut().iter_mut().filter(|list| list.left != 0) {
             list.left = 0;
@@ -142,5 +144,14 @@ impl Local {
                 }
             }
         }
+    }
+}
+
+/// A walk through a channel's lists that is under way.
+pub(super) struct Walking<'a>(&'a Local);
+
+impl Drop for Walking<'_> {
+    fn drop(&mut self) {
+        self.0.end_walk();
     }
 }

@@ -102,6 +102,7 @@ impl Node {
             false => None,
         };
         let Beginning { position, recovered, missed } = beginning;
+        connection.tell_epoch(channel, position.map(|position| position.epoch));
         let subscribed = Subscribed { channel: name.clone(), position, recovered, members };
         Ok(Begun { subscribed, channel: channel.clone(), retention, missed, is_member: namespace.presence })
     }

@@ -331,7 +331,9 @@ impl Session {
                 self.drop_subscription(&name, Refusal::new(ErrorCode::Forbidden, message)).await;
                 Ok(())
             }
-            Control::Reset(channel) => {
+            // It may have found out by itself meanwhile.
+            Control::Reset(channel, epoch) if self.connection.told_epoch(&channel) == Some(epoch) => Ok(()),
+            Control::Reset(channel, _) => {
                 let held = self.state.subscriptions.iter().find(|held| held.channel == channel);
                 let Some(name) = held.map(|held| held.name.clone()) else { return Ok(()) };
                 let lived = self.node.start_again(&self.connection, &channel, &name).await;

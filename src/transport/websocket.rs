@@ -176,16 +176,17 @@ impl Conversation {
     async fn serve(mut self, token: Option<Box<str>>, first: Box<[u8]>) {
         let close = AssertUnwindSafe(self.run(token, first)).catch_unwind().await;
         let close = close.unwrap_or_else(|_| self.panicked());
-        let connection = self.end(close).await;
+        // Boxed, like everything that runs once: it would make each idle connection's task as large as itself.
+        let connection = Box::pin(self.end(close)).await;
         if close != Close::Gone {
-            finish(&connection).await;
+            Box::pin(finish(&connection)).await;
         }
     }
 
     async fn serve_generic(mut self, token: Option<Box<str>>, read: ReadHalf<TokioIo<Upgraded>>) {
         let close = AssertUnwindSafe(self.run_generic(token, read)).catch_unwind().await;
         let close = close.unwrap_or_else(|_| self.panicked());
-        self.end(close).await;
+        Box::pin(self.end(close)).await;
     }
 
     fn panicked(&self) -> Close {
@@ -207,7 +208,7 @@ impl Conversation {
     }
 
     async fn run(&mut self, token: Option<Box<str>>, mut first: Box<[u8]>) -> Close {
-        if let Err(ending) = self.session.open(token.as_deref()).await {
+        if let Err(ending) = Box::pin(self.session.open(token.as_deref())).await {
             return ending.into();
         }
         if !first.is_empty() {
@@ -317,7 +318,7 @@ impl Conversation {
     }
 
     async fn run_generic(&mut self, token: Option<Box<str>>, mut read: ReadHalf<TokioIo<Upgraded>>) -> Close {
-        if let Err(ending) = self.session.open(token.as_deref()).await {
+        if let Err(ending) = Box::pin(self.session.open(token.as_deref())).await {
             return ending.into();
         }
         let connection = self.session.connection().clone();
@@ -375,9 +376,9 @@ async fn finish(connection: &Rc<Connection>) {
         return;
     }
     let draining = async {
-        let (mut buffer, mut left) = ([0; 4096], DRAIN_BYTES);
+        let mut left = DRAIN_BYTES;
         while socket.readable().await.is_ok() {
-            match socket.try_read(&mut buffer) {
+            match connection.shard().with_scratch(|scratch, _| socket.try_read(scratch)) {
                 Ok(0) => return,
                 Ok(read) if read <= left => left -= read,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -391,7 +392,12 @@ async fn finish(connection: &Rc<Connection>) {
 /// Writes a connection's queue to something that is no bare socket.
 async fn write_out(connection: Rc<Connection>, mut write: WriteHalf<TokioIo<Upgraded>>) {
     while let Some(frame) = connection.next_frame().await {
-        if write.write_all(&frame).await.is_err() {
+        let mut written = write.write_all(&frame).await;
+        if connection.queued_bytes() == 0 && written.is_ok() {
+            // TLS keeps what the socket did not take, and says that it has it.
+            written = write.flush().await;
+        }
+        if written.is_err() {
             connection.end(crate::hub::End::Broken);
             return;
         }
