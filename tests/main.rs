@@ -3,7 +3,12 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod architecture;
+mod broker_contract;
 mod cli;
 mod native;
+mod recovery;
+mod shutdown;
 #[allow(dead_code)] // What one suite does not need, the next one does.
 mod support;
+mod terminal;
+mod transcripts;
