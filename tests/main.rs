@@ -3,10 +3,15 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod architecture;
+mod broker_contract;
 mod cli;
 mod http_api;
 mod native;
 mod plain;
 mod sse;
+mod recovery;
+mod shutdown;
 #[allow(dead_code)] // What one suite does not need, the next one does.
 mod support;
+mod terminal;
+mod transcripts;
