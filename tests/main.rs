@@ -4,6 +4,7 @@
 
 mod architecture;
 mod cli;
+mod docs;
 mod native;
 #[allow(dead_code)] // What one suite does not need, the next one does.
 mod support;
