@@ -448,7 +448,7 @@ class Room {
   }
 }
 
-const ownName = () => claims?.info?.name ?? client.user ?? me.name;
+const ownName = () => claims?.info?.name ?? claims?.sub ?? client.user ?? me.name;
 
 /** Whatever was published here, as something to show: other programs may send any JSON. */
 function contentOf(data) {

@@ -40,6 +40,8 @@ const DEFAULTS = {
   /** Publications under way at once. */
   window: 32,
   maxReads: 128,
+  /** Frames at once and each second, to stay below what the server lets one connection send (200 by default). */
+  framesPerSecond: 150,
 };
 
 /** The close codes by the names that `disconnect` frames carry. */
@@ -816,6 +818,10 @@ class SocketLink {
   #ping;
   #disconnect = null;
   #over = false;
+  /** Frames that wait for their turn, and how many may go now. Bounded by what may be under way and by subscriptions. */
+  #waiting = [];
+  #allowance;
+  #countedAt = performance.now();
 
   constructor({ base, token, settings }, hooks) {
     const url = new URL('v1/ws', base);
@@ -826,6 +832,7 @@ class SocketLink {
     // A sub-protocol is not written to logs, as a query would be.
     this.#socket = new Socket(url.href, token ? ['fanwire.v1', `bearer.${token}`] : ['fanwire.v1']);
     this.#settings = settings;
+    this.#allowance = settings.framesPerSecond;
     this.#hooks = hooks;
     this.#timers.set('open', settings.openTimeout, () => this.fail(4000, 'no welcome in time'));
     this.#socket.onmessage = ({ data }) => this.#onText(data);
@@ -834,13 +841,30 @@ class SocketLink {
   }
 
   send(text) {
+    this.#waiting.push(text);
+    this.#flush();
+  }
+
+  /** A bucket that fills evenly: a client with many subscriptions would else break the server's limit on its return. */
+  #flush() {
+    const { framesPerSecond } = this.#settings;
+    const now = performance.now();
+    this.#allowance = Math.min(framesPerSecond, this.#allowance + ((now - this.#countedAt) * framesPerSecond) / 1000);
+    this.#countedAt = now;
+    const sent = this.#waiting.splice(0, this.#allowance);
+    this.#allowance -= sent.length;
+    for (const text of sent) this.#write(text);
+    if (this.#waiting.length) this.#timers.set('flush', 50, () => this.#flush());
+  }
+
+  #write(text) {
     if (this.#socket.readyState === 1) this.#socket.send(text);
   }
 
   /** Asks for a sign of life within `timeout`. */
   probe(timeout) {
     if (!this.#ping || this.#timers.has('pong')) return;
-    this.send('{"type":"ping"}');
+    this.#write('{"type":"ping"}');
     this.#timers.set('pong', timeout, () => this.fail(4000, 'the server went silent'));
   }
 

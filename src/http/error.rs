@@ -19,8 +19,15 @@ impl From<Refusal> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.0.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        self.with_status(status)
+    }
+}
+
+impl Problem {
+    /// The answer under another status than its code has, where HTTP wants a certain one.
+    pub fn with_status(self, status: StatusCode) -> Response {
         let Self(refusal) = self;
-        let status = StatusCode::from_u16(refusal.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut body = Vec::new();
         Json::object(&mut body, |json| {
             json.word("type", "about:blank").text("title", status.canonical_reason().unwrap_or_default());

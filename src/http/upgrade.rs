@@ -71,14 +71,14 @@ fn switching(handshake: Handshake) -> Response {
 
 fn refused(error: HandshakeError) -> Response {
     let problem = Problem(Refusal::new(ErrorCode::BadRequest, error.to_string()));
-    let mut response = problem.into_response();
-    if matches!(error, HandshakeError::NoUpgrade | HandshakeError::Version) {
-        // RFC 6455, 4.2.2, step 4; RFC 9110, 15.5.22.
-        *response.status_mut() = StatusCode::UPGRADE_REQUIRED;
-        let headers = response.headers_mut();
-        headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
-        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    if !matches!(error, HandshakeError::NoUpgrade | HandshakeError::Version) {
+        return problem.into_response();
     }
+    // RFC 6455, 4.2.2, step 4; RFC 9110, 15.5.22.
+    let mut response = problem.with_status(StatusCode::UPGRADE_REQUIRED);
+    let headers = response.headers_mut();
+    headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     response
 }

@@ -108,6 +108,23 @@ pub(super) enum Written {
     Full,
 }
 
+/// Whether anything was heard since the last ping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pong {
+    /// There was no ping since the last answer.
+    Unasked,
+    /// Something was heard.
+    Answered {
+        /// It had been looked for once before.
+        late: bool,
+    },
+    /// Nothing was heard yet.
+    Awaited {
+        /// It was looked for once before.
+        late: bool,
+    },
+}
+
 /// The other side has gone, or the connection is to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the connection has ended")]
@@ -116,15 +133,15 @@ pub struct Gone;
 const CORKED: u16 = 1;
 const FLUSHING: u16 = 1 << 1;
 const HEARD: u16 = 1 << 2;
-const SENT: u16 = 1 << 3;
-const PINGED: u16 = 1 << 4;
-const BEHIND: u16 = 1 << 5;
-const BROKEN: u16 = 1 << 6;
-const SLOW: u16 = 1 << 7;
-const SILENT: u16 = 1 << 8;
-const ALARM: u16 = 1 << 9;
-const CAUGHT_UP: u16 = 1 << 10;
-const CLOSED: u16 = 1 << 11;
+const PINGED: u16 = 1 << 3;
+const BEHIND: u16 = 1 << 4;
+const BROKEN: u16 = 1 << 5;
+const SLOW: u16 = 1 << 6;
+const SILENT: u16 = 1 << 7;
+const ALARM: u16 = 1 << 8;
+const CAUGHT_UP: u16 = 1 << 9;
+const CLOSED: u16 = 1 << 10;
+const LATE: u16 = 1 << 11;
 
 impl Connection {
     pub(super) fn new(id: ConnectionId, app: AppId, shard: &Rc<Shard>, format: Format, socket: Socket) -> Self {
@@ -239,9 +256,13 @@ impl Connection {
     // Sending.
 
     /// Sends a frame that is for this connection alone, after everything that waits.
+    ///
+    /// It may be larger than what may wait: whoever answers commands or reads history waits for room before the next one,
+    /// so what is over the limit is one frame.
     pub fn send(self: &Rc<Self>, frame: Bytes) {
-        if self.write(&frame, 1) == Written::Full {
-            self.end(End::Slow);
+        match self.queued_bytes() <= self.shard().limits().send_queue {
+            true => self.put(&frame, 1),
+            false => self.end(End::Slow),
         }
     }
 
@@ -259,27 +280,33 @@ impl Connection {
 
     /// Writes to the socket, or queues what it does not take.
     pub(super) fn write(self: &Rc<Self>, frame: &Bytes, frames: u64) -> Written {
+        let waiting = self.queued_bytes();
+        let is_full = waiting != 0 && self.shard().limits().send_queue < waiting + frame.len();
+        if is_full && !self.has(BROKEN | SLOW | CLOSED) {
+            return Written::Full;
+        }
+        self.put(frame, frames);
+        Written::Taken
+    }
+
+    fn put(self: &Rc<Self>, frame: &Bytes, frames: u64) {
         if self.has(BROKEN | SLOW | CLOSED) {
-            return Written::Taken; // It is ending; nobody reads this.
+            return; // It is ending; nobody reads this.
         }
         let mut queue = self.queue.borrow_mut();
         let waiting = queue.bytes();
-        if waiting != 0 && self.shard().limits().send_queue < waiting + frame.len() {
-            return Written::Full;
-        }
-        self.set(SENT);
         self.frames_sent.set(self.frames_sent.get() + frames);
         self.bytes_sent.set(self.bytes_sent.get() + frame.len() as u64);
         let mut taken = 0;
         if let (Socket::Tcp(socket), 0, false) = (&self.socket, waiting, self.has(CORKED)) {
             match socket.try_write(frame) {
-                Ok(written) if written == frame.len() => return Written::Taken,
+                Ok(written) if written == frame.len() => return,
                 Ok(written) => taken = written,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) => {
                     drop(queue);
                     self.end(End::Broken);
-                    return Written::Taken;
+                    return;
                 }
             }
         }
@@ -291,7 +318,6 @@ impl Connection {
         if !self.has(CORKED | FLUSHING) {
             self.flush();
         }
-        Written::Taken
     }
 
     /// Empties the queue as far as the socket takes it, and leaves the rest to a task.
@@ -308,7 +334,14 @@ impl Connection {
 
     async fn flush_as_it_goes(self: Rc<Self>) {
         let Socket::Tcp(socket) = &self.socket else { return };
-        while !self.has(BROKEN) && socket.writable().await.is_ok() && !self.try_flush() {}
+        while !self.has(BROKEN) && socket.writable().await.is_ok() {
+            // There is room again, so the peer has taken something. Its pong may stand behind much that it still has to
+            // read; one that is only slow is not silent.
+            self.heard();
+            if self.try_flush() {
+                break;
+            }
+        }
         self.take(FLUSHING);
     }
 
@@ -487,24 +520,28 @@ impl Connection {
         }
     }
 
-    /// What the ping wheel has to do about it: whether it was quiet in either direction since the last look.
-    pub(super) fn was_quiet(&self) -> bool {
-        let (heard, sent) = (self.take(HEARD), self.take(SENT));
-        !(heard && sent)
+    /// Notes that it was pinged: something must be heard now.
+    pub(super) fn note_ping(&self) {
+        self.take(LATE);
+        self.take(HEARD);
+        self.set(PINGED);
     }
 
-    /// Notes a ping, or takes the note back; says whether one was noted.
-    pub(super) fn note_ping(&self, pinged: bool) -> bool {
-        let before = self.take(PINGED);
-        if pinged {
-            self.set(PINGED);
-            self.take(HEARD);
+    /// How it stands with the last ping; an answer is told once.
+    pub(super) fn pong(&self) -> Pong {
+        match (self.has(PINGED), self.has(HEARD)) {
+            (false, _) => Pong::Unasked,
+            (true, true) => {
+                self.take(PINGED);
+                Pong::Answered { late: self.take(LATE) }
+            }
+            (true, false) => Pong::Awaited { late: self.has(LATE) },
         }
-        before
     }
 
-    pub(super) fn heard_since(&self) -> bool {
-        self.has(HEARD)
+    /// Notes that an answer was looked for once already.
+    pub(super) fn is_late(&self) {
+        self.set(LATE);
     }
 
     pub(super) fn ring(&self) {

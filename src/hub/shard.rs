@@ -23,7 +23,7 @@ use tracing::error;
 use super::{
     Counters, Hub, Item, Limits,
     channels::{Channels, List, Local, Subscriber},
-    connection::{Connection, End, Socket, Written},
+    connection::{Connection, End, Pong, Socket, Written},
     framing::Framer,
     outgoing::Outgoing,
     wheel::Wheel,
@@ -239,24 +239,39 @@ impl Shard {
         }
     }
 
-    /// Pings a connection that was quiet; ends one that did not answer.
+    /// Pings a connection once in every interval, whatever else it says and hears: clients count on it. Ends one that
+    /// was not heard for [`PONG_TIMEOUT`] after a ping.
+    ///
+    /// It is looked at after a ping and after a pong's time, whichever is sooner; with an interval shorter than a pong's
+    /// time the second look comes at the end of that.
     fn check(&self, connection: &Rc<Connection>) {
-        if connection.note_ping(false) && !connection.heard_since() {
-            connection.end(End::Silent);
-            return;
-        }
-        let mut next = self.limits().ping;
-        if connection.was_quiet() {
-            match connection.format() {
-                Format::NativeEvents => connection.send(Bytes::from_static(b":")),
-                Format::Native | Format::NativeDeflated => {
-                    connection.send(frame::ping(b""));
-                    connection.note_ping(true);
-                    next = PONG_TIMEOUT;
-                }
+        let interval = self.limits().ping;
+        let next = match connection.pong() {
+            Pong::Awaited { late } if late || PONG_TIMEOUT <= interval => return connection.end(End::Silent),
+            Pong::Awaited { .. } => {
+                connection.is_late();
+                PONG_TIMEOUT - interval
+            }
+            Pong::Answered { late: false } if PONG_TIMEOUT < interval => interval - PONG_TIMEOUT,
+            Pong::Answered { .. } | Pong::Unasked => self.ping(connection),
+        };
+        connection.check_at.set(self.schedule(connection.slot(), next));
+    }
+
+    /// Pings, and says when to look at the connection again.
+    fn ping(&self, connection: &Rc<Connection>) -> Duration {
+        match connection.format() {
+            // A stream of events never answers; TCP finds out whether it lives.
+            Format::NativeEvents => {
+                connection.send(Bytes::from_static(b":"));
+                self.limits().ping
+            }
+            Format::Native | Format::NativeDeflated => {
+                connection.send(frame::ping(b""));
+                connection.note_ping();
+                self.limits().ping.min(PONG_TIMEOUT)
             }
         }
-        connection.check_at.set(self.schedule(connection.slot(), next));
     }
 
     /// Delivers pushes, each channel's in order.

@@ -392,7 +392,12 @@ async fn finish(connection: &Rc<Connection>) {
 /// Writes a connection's queue to something that is no bare socket.
 async fn write_out(connection: Rc<Connection>, mut write: WriteHalf<TokioIo<Upgraded>>) {
     while let Some(frame) = connection.next_frame().await {
-        if write.write_all(&frame).await.is_err() {
+        let mut written = write.write_all(&frame).await;
+        if connection.queued_bytes() == 0 && written.is_ok() {
+            // TLS keeps what the socket did not take, and says that it has it.
+            written = write.flush().await;
+        }
+        if written.is_err() {
             connection.end(crate::hub::End::Broken);
             return;
         }

@@ -7,6 +7,7 @@ import { after, afterEach, before, test } from 'node:test';
 import { Person, openBrowser } from './support/person.mjs';
 import { Proxy } from './support/proxy.mjs';
 import { Server } from './support/server.mjs';
+import { WITH_TOKENS, sign } from './support/token.mjs';
 
 let browser;
 let server;
@@ -309,6 +310,43 @@ test('a text that is too long is stopped before it is sent', async () => {
   await ann.say('z'.repeat(4000));
   await ann.sees(['z'.repeat(4000)]);
   nothingWentWrong(ann);
+});
+
+test('with tokens people are who the server says, whatever they call themselves', async () => {
+  const room = freshRoom();
+  const strict = await Server.start({ config: WITH_TOKENS });
+  open.push(strict);
+  const enter = async (claims) => {
+    const hash = `${strict.url}#room=${room}&token=${sign(claims)}`;
+    const opened = await Person.open(browser, strict.url, { room, hash });
+    open.push(opened);
+    await opened.connected();
+    return opened;
+  };
+  const ann = await enter({ sub: 'ann', info: { name: 'Ann Lindqvist' } });
+  const bob = await enter({ sub: 'bob', info: { name: 'Bob' } });
+  assert.equal(await ann.page.isVisible('#name-dialog'), false);
+  assert.doesNotMatch(ann.page.url(), /token/, 'not left in the address');
+  await ann.say('hello');
+  await bob.sees(['hello']);
+  assert.equal(await bob.page.textContent('.entry .who'), 'Ann Lindqvist');
+  assert.equal(await ann.page.$$eval('.entry.own', (all) => all.length), 1);
+  await bob.until(
+    async () => (await bob.people()).join() === 'Bob,Ann Lindqvist',
+    async () => `Bob sees ${await bob.people()}`,
+  );
+  await bob.page.type('#text', 'typing');
+  await ann.page.waitForSelector('#typing.on');
+  assert.match(await ann.page.textContent('#typing-text'), /Bob.* is typing/);
+  const locked = await enter({ sub: 'cid', allow: [] });
+  await locked.page.waitForSelector('.remark >> text=You cannot read this room');
+  await locked.say('let me in');
+  await locked.page.waitForSelector('.entry.failed >> text=not allowed');
+  await locked.shot('refused');
+  const ended = await Person.open(browser, strict.url, { room, hash: `${strict.url}#token=${sign({ seconds: -3600 })}` });
+  open.push(ended);
+  await ended.page.waitForSelector('#notice >> text=Your session has ended');
+  nothingWentWrong(ann, bob, locked, ended);
 });
 
 test('where WebSocket is blocked the chat goes on by event stream', async () => {

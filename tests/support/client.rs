@@ -4,9 +4,11 @@ use std::{
     collections::{BTreeMap, VecDeque},
     fmt::Write as _,
     net::SocketAddr,
+    sync::Arc,
     time::Duration,
 };
 
+use fanwire::node::Node;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::{
@@ -28,13 +30,19 @@ pub struct Connecting {
     headers: Vec<(&'static str, String)>,
     receive_buffer: Option<usize>,
     tls: Option<tokio_rustls::TlsConnector>,
+    node: Option<Arc<Node>>,
 }
 
 impl Connecting {
+    /// To a server in this process.
+    pub fn to_node(address: SocketAddr, node: Arc<Node>) -> Self {
+        Self { node: Some(node), ..Self::to(address) }
+    }
+
     /// To the server at `address`, anonymously.
     pub fn to(address: SocketAddr) -> Self {
         let (query, headers) = (Vec::new(), Vec::new());
-        Self { address, name: "somebody".into(), query, headers, receive_buffer: None, tls: None }
+        Self { address, name: "somebody".into(), query, headers, receive_buffer: None, tls: None, node: None }
     }
 
     /// As this user, by a token in the query.
@@ -118,6 +126,7 @@ impl Connecting {
         let protocol = response.headers().get("sec-websocket-protocol");
         Ok(Client {
             name: self.name,
+            node: self.node,
             socket,
             tcp: twin,
             protocol: protocol.map(|value| value.to_str().expect("a sub-protocol is text").to_owned()),
@@ -155,6 +164,7 @@ const SHOWN: usize = 8;
 /// One client. It answers pings while it waits for something.
 pub struct Client {
     name: String,
+    node: Option<Arc<Node>>,
     socket: WebSocketStream<Box<dyn Io>>,
     tcp: socket2::Socket,
     protocol: Option<String>,
@@ -328,24 +338,23 @@ impl Client {
         }
     }
 
-    /// The `message` frames of `channel` up to the answer to a ping that is sent now: all that was said before.
+    /// The `message` frames of `channel` that were published, or missed, up to now. Others wait.
     pub async fn messages_until_quiet(&mut self, channel: &str) -> Vec<Value> {
-        let (wanted, others) = self
-            .until_quiet()
-            .await
-            .into_iter()
-            .partition::<Vec<_>, _>(|frame| frame["type"] == "message" && frame["channel"] == channel);
-        self.heard = others.into();
+        let frames = self.until_quiet().await.into_iter();
+        let (wanted, others) = frames.partition(|frame| frame["type"] == "message" && frame["channel"] == channel);
+        self.heard = VecDeque::from_iter::<Vec<_>>(others);
         wanted
     }
 
-    /// Every frame up to the answer to a ping that is sent now.
+    /// Every frame that was on its way to this client. Live publications pass through a shard's inbox and answers do
+    /// not, so the inboxes are emptied first; then the answer to a ping comes after everything.
     pub async fn until_quiet(&mut self) -> Vec<Value> {
+        let node = self.node.clone().expect("only a server in this process can be asked for this");
+        within("the shards' inboxes to be empty", node.hub().on_every_shard(|_| ())).await;
         self.commands += 1;
         let id = Value::from(self.commands);
         self.send(&json!({ "type": "ping", "id": id })).await;
-        let pong = self.take("a pong", |frame| frame["type"] == "pong" && frame["id"] == id).await;
-        assert_eq!(pong["id"], id);
+        self.take("a pong", |frame| frame["type"] == "pong" && frame["id"] == id).await;
         self.heard.drain(..).collect()
     }
 
@@ -404,7 +413,7 @@ impl Client {
                     if self.last.len() == SHOWN {
                         self.last.pop_front();
                     }
-                    self.last.push_back(text.chars().take(500).collect());
+                    self.last.push_back(text.chars().take(200).collect());
                     return Heard::Text(text.to_string());
                 }
                 Some(Ok(Message::Close(frame))) => {

@@ -15,9 +15,9 @@ use std::{sync::mpsc, time::Duration};
 
 pub use self::{
     child::ChildServer,
-    client::{Client, Connecting, Ended, Positions},
+    client::{Client, Connecting, Positions},
     http::{Answer, get, request},
-    raw::{Frame, Opcode, RawSocket},
+    raw::{Frame, Opcode, RawSocket, deflate, inflate, masked},
     server::TestServer,
     token::{SECRET, now, subscription, token, user},
 };

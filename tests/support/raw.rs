@@ -83,6 +83,11 @@ impl RawSocket {
         within("the bytes to leave", self.socket.write_all(bytes)).await
     }
 
+    /// Says that nothing more will be sent.
+    pub async fn try_shut_down(&mut self) -> std::io::Result<()> {
+        self.socket.shutdown().await
+    }
+
     /// Sends a request's head with these headers; those of a handshake come by themselves, unless named here.
     pub async fn send_handshake(&mut self, path: &str, headers: &[(&str, &str)]) {
         let usual = [
@@ -126,6 +131,14 @@ impl RawSocket {
         }
     }
 
+    /// A body of this many bytes.
+    pub async fn next_body(&mut self, length: usize) -> String {
+        while self.bytes.len() < length {
+            assert!(self.read("an answer's body").await, "the socket ended in an answer's body: {:?}", self.text());
+        }
+        String::from_utf8(self.bytes.drain(..length).collect()).expect("a body is text")
+    }
+
     /// A whole answer, up to the end of the connection.
     pub async fn next_answer(&mut self) -> Answer {
         while self.read("the end of an answer").await {}
@@ -134,7 +147,7 @@ impl RawSocket {
 
     /// Sends one masked frame.
     pub async fn send_frame(&mut self, first: u8, payload: &[u8]) {
-        self.send(&frame(first, payload)).await;
+        self.send(&masked(first, payload)).await;
     }
 
     /// Sends a text message.
@@ -212,7 +225,7 @@ impl RawSocket {
 }
 
 /// One masked frame, built by hand.
-pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+pub fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
     let mask = [0x37, 0xfa, 0x21, 0x3d];
     let mut bytes = vec![first];
     match payload.len() {
@@ -242,4 +255,23 @@ fn parse(bytes: &[u8]) -> Option<(Frame, usize)> {
     };
     let end = head + usize::try_from(length).expect("it fits in memory");
     Some((Frame { first, payload: bytes.get(head..end)?.to_vec() }, end))
+}
+
+/// A message's compressed payload (RFC 7692, 7.2.1), as another library makes it.
+pub fn deflate(message: &[u8]) -> Vec<u8> {
+    let mut deflater = flate2::Compress::new(flate2::Compression::default(), false);
+    let mut out = Vec::with_capacity(message.len() + 64);
+    deflater.compress_vec(message, &mut out, flate2::FlushCompress::Sync).expect("there is room");
+    assert_eq!(deflater.total_in(), message.len() as u64, "there is room for all of it");
+    out.truncate(out.len() - 4);
+    out
+}
+
+/// What a compressed payload says.
+pub fn inflate(payload: &[u8]) -> Vec<u8> {
+    let mut inflater = flate2::Decompress::new(false);
+    let whole = [payload, b"\0\0\xff\xff"].concat();
+    let mut out = Vec::with_capacity(1 << 20);
+    inflater.decompress_vec(&whole, &mut out, flate2::FlushDecompress::Sync).expect("it is a DEFLATE stream");
+    out
 }

@@ -129,7 +129,7 @@ impl TestServer {
 
     /// A client that is still to be dressed.
     pub fn client(&self) -> Connecting {
-        Connecting::to(self.address)
+        Connecting::to_node(self.address, self.node.clone())
     }
 
     /// A bare socket.

@@ -15,13 +15,13 @@ export class Person {
   faults = [];
 
   /** Opens a window of its own; with `name` given, enters the chat under it. */
-  static async open(browser, url, { name, room = 'lobby', ...options } = {}) {
+  static async open(browser, url, { name, room = 'lobby', hash = `${url}#room=${room}`, ...options } = {}) {
     const person = new Person();
     person.context = await browser.newContext({ viewport: { width: 1280, height: 800 }, ...options });
     person.context.setDefaultTimeout(10_000);
     person.page = await person.context.newPage();
     person.#watch();
-    await person.page.goto(`${url}#room=${room}`);
+    await person.page.goto(hash);
     if (name) {
       await person.page.fill('#name', name);
       await person.page.keyboard.press('Enter');

@@ -6,6 +6,8 @@ export class Proxy {
   #target;
   #sockets = new Set();
   #open = true;
+  /** Swallows what the server says, as a line that works in one direction only. */
+  deaf = false;
   #blocksSockets;
 
   static async start(target, { blocksSockets = false } = {}) {
@@ -50,6 +52,6 @@ export class Proxy {
       if (this.#blocksSockets && /^upgrade: websocket/im.test(bytes.toString('latin1'))) return socket.destroy();
       upstream.write(bytes);
     });
-    upstream.pipe(socket);
+    upstream.on('data', (bytes) => this.deaf || socket.write(bytes));
   }
 }
