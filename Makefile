@@ -45,7 +45,7 @@ release:
 
 # The Autobahn cases against the echo example, which is on the production socket code.
 autobahn: release
-	tests/autobahn/run
+	AUTOBAHN_CARGO_FLAGS="--release --locked" tests/autobahn/run
 
 # The browser client and the chat page, in Chromium.
 browser: release
