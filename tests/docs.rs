@@ -111,9 +111,10 @@ fn tree(text: &str) -> Vec<(PathBuf, bool)> {
 fn every_path_of_the_architecture_exists() {
     let paths = tree(&read("docs/architecture.md"));
     assert!(100 < paths.len(), "only {} paths were found", paths.len());
-    let missing = paths.iter().filter(|(path, there)| *there && !Path::new(ROOT).join(path).exists());
-    let missing: Vec<_> = missing.map(|(path, _)| path.display().to_string()).collect();
-    assert!(missing.is_empty(), "docs/architecture.md names what is not there:\n{}", missing.join("\n"));
+    let exists = |path: &Path| Path::new(ROOT).join(path).exists();
+    let wrong = paths.iter().filter(|(path, there)| exists(path) != *there);
+    let wrong: Vec<_> = wrong.map(|(path, there)| format!("{}: there: {}", path.display(), !there)).collect();
+    assert!(wrong.is_empty(), "docs/architecture.md is wrong about what is `(to come)`:\n{}", wrong.join("\n"));
 }
 
 #[test]
