@@ -6,11 +6,11 @@ TOOLS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/fanwire-tools
 export TOOLS
 export PATH := $(TOOLS)/bin:$(PATH)
 
-STAGES ?= tools format lint licences rust doc release autobahn browser terminal fuzz load
+STAGES ?= tools format lint licences rust doc release autobahn browser fuzz load
 # Seconds for each fuzz target.
 FUZZ_SECONDS ?= 20
 
-.PHONY: run test tools format lint licences rust doc release autobahn browser terminal fuzz load
+.PHONY: run test tools format lint licences rust doc release autobahn browser fuzz load
 
 run:
 	cargo run --release --locked
@@ -33,7 +33,8 @@ licences:
 	cargo deny --locked check bans licenses sources
 	.ci/advisories
 
-# Unit and integration tests, those of the load generator, and of the documents in docs/.
+# Unit and integration tests, websocat and the command line in a terminal, the load generator's own tests, and what
+# docs/ says.
 rust:
 	cargo test --locked
 
@@ -45,15 +46,11 @@ release:
 
 # The Autobahn cases against the echo example, which is on the production socket code.
 autobahn: release
-	tests/autobahn/run
+	AUTOBAHN_CARGO_FLAGS="--release --locked" tests/autobahn/run
 
 # The browser client and the chat page, in Chromium.
 browser: release
 	tests/browser/run
-
-# What a person does in a terminal: websocat and the command line, against a server that runs.
-terminal: release
-	tests/terminal/run
 
 fuzz:
 	fuzz/run $(FUZZ_SECONDS)
