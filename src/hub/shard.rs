@@ -362,24 +362,40 @@ impl Walk<'_> {
                 continue;
             }
             sent += 1;
+            if subscriber.settling {
+                self.settle(subscriber);
+                continue;
+            }
             let written = match self.excluding && self.excludes(subscriber.connection.id()) {
                 false => subscriber.connection.write(bytes, self.run.len() as u64),
-                true => self.send_some(&subscriber.connection),
+                true => self.send_some(&subscriber.connection, self.run),
             };
             if written == Written::Full {
-                self.fall_behind(subscriber);
+                self.fall_behind(subscriber, self.run);
             }
         }
         sent
+    }
+
+    /// Sends what is new to a subscriber that went live a moment ago.
+    fn settle(&self, subscriber: &mut Subscriber) {
+        let was_sent = |push: &&Arc<Outgoing>| push.position().is_some_and(|position| subscriber.was_sent(position));
+        let (_, new) = self.run.split_at(self.run.iter().take_while(was_sent).count());
+        if new.iter().any(|push| push.position().is_some()) {
+            subscriber.settling = false;
+        }
+        if self.send_some(&subscriber.connection, new) == Written::Full {
+            self.fall_behind(subscriber, new);
+        }
     }
 
     fn excludes(&self, id: ConnectionId) -> bool {
         self.run.iter().any(|push| push.exclude() == Some(id))
     }
 
-    /// Sends what one connection is not excluded from.
-    fn send_some(&self, connection: &Rc<Connection>) -> Written {
-        let wanted = self.run.iter().filter(|push| push.exclude() != Some(connection.id()));
+    /// Sends what of a run one connection is not excluded from.
+    fn send_some(&self, connection: &Rc<Connection>, run: &[Arc<Outgoing>]) -> Written {
+        let wanted = run.iter().filter(|push| push.exclude() != Some(connection.id()));
         let mut bytes = BytesMut::new();
         let mut frames = 0;
         for push in wanted {
@@ -392,8 +408,8 @@ impl Walk<'_> {
         }
     }
 
-    fn fall_behind(&self, subscriber: &mut Subscriber) {
-        let first = self.run[0].position();
+    fn fall_behind(&self, subscriber: &mut Subscriber, run: &[Arc<Outgoing>]) {
+        let first = run[0].position();
         match (self.shard.limits().when_slow, first) {
             (WhenSlow::CatchUp, Some(Position { epoch, offset })) => {
                 let last = Position { epoch, offset: offset.previous() };

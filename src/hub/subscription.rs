@@ -45,7 +45,8 @@ impl Connection {
     pub fn subscribe(self: &Rc<Self>, channel: &Channel, watches: bool) -> bool {
         let shard = self.shard();
         let (local, is_first) = shard.enter(channel);
-        let place = local.add(Subscriber { connection: self.clone(), apart: true, watches });
+        let place =
+            local.add(Subscriber { connection: self.clone(), apart: true, settling: false, sent_to: 0, watches });
         let mut subscriptions = self.subscriptions.borrow_mut();
         if subscriptions.is_empty() {
             subscriptions.reserve_exact(1);
@@ -108,11 +109,17 @@ impl Connection {
         taken.flatten().unwrap_or_else(|| Ok(Vec::new()))
     }
 
-    /// Lets pushes through again. Nothing may be held by then: call [`Connection::take_held`] just before.
-    pub fn release(&self, channel: &Channel) {
+    /// Lets pushes through again, but for those up to `sent`: what history has told already may still wait in the
+    /// shard's inbox, or be on its way to this node. Nothing may be held by then: call [`Connection::take_held`] just
+    /// before.
+    pub fn release(&self, channel: &Channel, sent: Option<Position>) {
         self.with_subscription(channel, |each, format| {
             each.apart = None;
-            each.local.with(format, each.place, |subscriber| subscriber.apart = false);
+            each.local.with(format, each.place, |subscriber| {
+                subscriber.apart = false;
+                subscriber.settling = sent.is_some();
+                subscriber.sent_to = sent.map_or(0, |sent| sent.offset.0 as u32);
+            });
         });
     }
 

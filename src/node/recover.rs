@@ -155,7 +155,7 @@ impl Return<'_> {
         loop {
             let Ok(held) = self.connection.take_held(self.channel) else { return Ok(false) };
             if held.is_empty() {
-                self.connection.release(self.channel);
+                self.connection.release(self.channel, self.at);
                 return Ok(true);
             }
             for push in held {
