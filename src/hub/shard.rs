@@ -263,7 +263,7 @@ impl Shard {
         match connection.format() {
             // A stream of events never answers; TCP finds out whether it lives.
             Format::NativeEvents => {
-                connection.send(Bytes::from_static(b":"));
+                connection.send(Bytes::from_static(b":\n\n"));
                 self.limits().ping
             }
             Format::Native | Format::NativeDeflated => {

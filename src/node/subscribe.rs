@@ -158,6 +158,18 @@ impl Node {
         }
     }
 
+    /// Whether a subscription would be allowed, and with `presence` the list of members too.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn may_subscribe(&self, caller: &Caller<'_>, name: &ChannelName, presence: bool) -> Result<(), Refusal> {
+        let (_, namespace) = self.admit(caller, Action::Subscribe, name)?;
+        match presence {
+            true => self.check_presence(caller, name, &namespace),
+            false => Ok(()),
+        }
+    }
+
     /// Whether a subscription may go on after the identity, or what its token granted, has changed.
     ///
     /// # Errors

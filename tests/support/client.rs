@@ -122,7 +122,7 @@ impl Connecting {
             };
             client_async(request, io).await
         };
-        let (socket, response) = within(format_args!("{}'s handshake", self.name), handshake).await?;
+        let (socket, response) = within(format!("{}'s handshake", self.name), handshake).await?;
         let protocol = response.headers().get("sec-websocket-protocol");
         Ok(Client {
             name: self.name,
@@ -147,7 +147,7 @@ impl Connecting {
         if let Some(bytes) = self.receive_buffer {
             socket.set_recv_buffer_size(u32::try_from(bytes).expect("a small buffer"))?;
         }
-        let tcp = within(format_args!("{}'s connection", self.name), socket.connect(self.address)).await?;
+        let tcp = within(format!("{}'s connection", self.name), socket.connect(self.address)).await?;
         tcp.set_nodelay(true)?;
         let twin = socket2::SockRef::from(&tcp).try_clone()?;
         Ok((tcp, twin))
@@ -303,7 +303,7 @@ impl Client {
 
     /// Sends any kind of WebSocket message.
     pub async fn send_message(&mut self, message: Message) {
-        let sent = within(format_args!("{} to send", self.name), self.socket.send(message)).await;
+        let sent = within(format!("{} to send", self.name), self.socket.send(message)).await;
         if let Err(error) = sent {
             panic!("{} could not send: {error}; {}", self.name, self.came());
         }
@@ -396,7 +396,7 @@ impl Client {
 
     /// The next WebSocket message of any kind.
     pub async fn next_raw(&mut self) -> Message {
-        match within(format_args!("{}: any WebSocket message", self.name), self.socket.next()).await {
+        match within(format!("{}: any WebSocket message", self.name), self.socket.next()).await {
             Some(Ok(message)) => message,
             end => panic!("{} awaited a WebSocket message and got {end:?}; {}", self.name, self.came()),
         }
@@ -452,7 +452,7 @@ impl Client {
 
     /// Closes politely and waits until the server has closed too. Returns its code.
     pub async fn close(mut self) -> Option<u16> {
-        within(format_args!("{} to close", self.name), self.socket.close(None)).await.expect("the socket is open");
+        within(format!("{} to close", self.name), self.socket.close(None)).await.expect("the socket is open");
         self.ended().await.code
     }
 }

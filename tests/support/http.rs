@@ -70,6 +70,6 @@ pub async fn request(address: SocketAddr, method: &str, path: &str, headers: &[(
         socket.read_to_end(&mut bytes).await?;
         std::io::Result::Ok(bytes)
     };
-    let bytes = within(format_args!("the answer to {method} {path}"), exchange).await;
+    let bytes = within(format!("the answer to {method} {path}"), exchange).await;
     Answer::parse(&bytes.unwrap_or_else(|error| panic!("{method} {path}: {error}")))
 }

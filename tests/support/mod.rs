@@ -15,7 +15,7 @@ use std::{sync::mpsc, time::Duration};
 
 pub use self::{
     child::ChildServer,
-    client::{Client, Connecting, Positions},
+    client::{Client, Connecting},
     http::{Answer, get, request},
     raw::{Frame, Opcode, RawSocket, deflate, inflate, masked},
     server::TestServer,

@@ -260,7 +260,10 @@ fn command_id(raw: Option<&RawValue>) -> Result<Option<CommandId>, Refusal> {
 }
 
 /// A member that is there even if it is `null`.
-fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
+///
+/// # Errors
+/// The deserializer's.
+pub fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
     <&RawValue>::deserialize(deserializer).map(Some)
 }
 
