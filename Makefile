@@ -38,8 +38,9 @@ licences:
 rust:
 	cargo test --locked
 
+# Private items too, since that is what is read here: module docs say `start at` such ones.
 doc:
-	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --locked --no-deps --document-private-items
 
 release:
 	cargo build --release --locked --bins --examples
