@@ -47,7 +47,7 @@ async fn who_breaks_a_limit_again_and_again_is_cut_off() {
     let server = TestServer::with(|config| config.limits.frames_per_connection = rate("1/1h")).await;
     let mut ann = server.connect("ann").await;
     let mut bob = server.connect("bob").await;
-    let many: Value = (0..500).map(|_| json!({ "type": "ping" })).collect();
+    let many: Value = (0..1500).map(|_| json!({ "type": "ping" })).collect();
     ann.send(&many).await;
     let ended = ann.ended().await;
     assert_eq!((ended.code, ended.reason.as_str()), (Some(4102), "limits"));
