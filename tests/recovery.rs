@@ -18,7 +18,7 @@ use fanwire::{
     gateway::{App, Gateway},
     hub::{Connection, End, Hub, Limits, Shard, Socket},
     node::{Caller, CallerKind, Deliver, Node},
-    protocol::{self, native::Native},
+    protocol::{self, native::NativeEvents},
     session::Session,
     telemetry::{Metrics, Transport},
 };
@@ -128,7 +128,7 @@ struct World {
     subscriptions: Rc<Cell<usize>>,
 }
 
-static NATIVE: Native = Native;
+static EVENTS: NativeEvents = NativeEvents;
 
 impl World {
     /// A world whose channel `room:1` keeps `kept`, and where `queue` bytes may wait for a reader.
@@ -157,8 +157,7 @@ impl World {
         self.subscriptions.set(self.subscriptions.get() + 1);
         let id = ConnectionId::from_bits(rand::random());
         let connection = self.shard.adopt(id, self.app.id.clone(), Format::NativeEvents, Socket::remote());
-        let session =
-            Session::new(self.node.clone(), self.app.clone(), connection.clone(), &NATIVE, Transport::WebSocket);
+        let session = Session::new(self.node.clone(), self.app.clone(), connection.clone(), &EVENTS, Transport::Events);
         spawn_local(converse(session, start));
         connection
     }
@@ -198,10 +197,11 @@ struct Reader {
 }
 
 impl Reader {
-    /// Takes what was written: frames one after the other.
+    /// Takes what was written: events of an event stream, one after the other, each with its frame as data.
     fn take(&mut self, bytes: &[u8]) {
-        for frame in serde_json::Deserializer::from_slice(bytes).into_iter::<Value>() {
-            let frame = frame.expect("frames are JSON");
+        let text = std::str::from_utf8(bytes).expect("event streams are text");
+        for data in text.lines().filter_map(|line| line.strip_prefix("data:")) {
+            let frame: Value = serde_json::from_str(data).expect("frames are JSON");
             match frame["type"].as_str() {
                 Some("subscribed") => self.subscribed(&frame),
                 Some("message") => self.message(&frame),
