@@ -163,7 +163,7 @@ fn subscribers(shard: &Rc<Shard>) -> Vec<Rc<fanwire::hub::Connection>> {
         let id = ConnectionId::from_bits(number as u128);
         let connection = shard.adopt(id, "default".parse().unwrap(), Format::Native, socket);
         connection.subscribe(&channel(), false);
-        connection.release(&channel());
+        connection.release(&channel(), None);
         connection
     });
     let connections = connections.collect();

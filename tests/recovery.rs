@@ -27,7 +27,7 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::{Value, json};
 use tokio::task::{LocalSet, spawn_local, yield_now};
 
-use crate::support::{TestServer, within};
+use crate::support::{Frame, TestServer, within};
 
 /// Subscriptions that are interleaved with publications in one run of the tests.
 const SUBSCRIPTIONS: usize = 10_000;
@@ -156,7 +156,7 @@ impl World {
     fn subscribe(&self, start: Start) -> Rc<Connection> {
         self.subscriptions.set(self.subscriptions.get() + 1);
         let id = ConnectionId::from_bits(rand::random());
-        let connection = self.shard.adopt(id, self.app.id.clone(), Format::NativeEvents, Socket::remote());
+        let connection = self.shard.adopt(id, self.app.id.clone(), Format::Native, Socket::remote());
         let session =
             Session::new(self.node.clone(), self.app.clone(), connection.clone(), &NATIVE, Transport::WebSocket);
         spawn_local(converse(session, start));
@@ -199,15 +199,17 @@ struct Reader {
 
 impl Reader {
     /// Takes what was written: frames one after the other.
-    fn take(&mut self, bytes: &[u8]) {
-        for frame in serde_json::Deserializer::from_slice(bytes).into_iter::<Value>() {
-            let frame = frame.expect("frames are JSON");
+    fn take(&mut self, mut bytes: &[u8]) {
+        while let Some((frame, length)) = Frame::parse(bytes) {
+            bytes = &bytes[length..];
+            let frame: Value = serde_json::from_slice(&frame.payload).expect("frames are JSON");
             match frame["type"].as_str() {
                 Some("subscribed") => self.subscribed(&frame),
                 Some("message") => self.message(&frame),
                 _ => panic!("no such frame was awaited: {frame}"),
             }
         }
+        assert!(bytes.is_empty(), "whole frames are written");
     }
 
     fn subscribed(&mut self, frame: &Value) {

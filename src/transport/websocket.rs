@@ -136,6 +136,9 @@ pub fn adopt(door: &Door, accepted: Accepted) {
     });
 }
 
+/// A conversation that has begun, and the token that its connection came with.
+type Begun = (Conversation<Session>, Option<Box<str>>);
+
 /// All that is needed to begin.
 struct Entrance {
     shard: Rc<Shard>,
@@ -169,7 +172,7 @@ impl Entrance {
     }
 
     /// Begins a conversation. Where there is no such app it ends at once: what is returned then has only to be sent.
-    fn begin(self, socket: Socket) -> Result<(Conversation<Session>, Option<Box<str>>), Rc<Connection>> {
+    fn begin(self, socket: Socket) -> Result<Begun, Rc<Connection>> {
         let Self { shard, node, settings, app, token, deflated } = self;
         let format = if deflated { Format::NativeDeflated } else { Format::Native };
         let id = ConnectionId::from_bits(rand::random());

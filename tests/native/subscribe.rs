@@ -62,10 +62,10 @@ async fn the_newest_publications_come_first_where_they_are_asked_for() {
     for n in 1..=6 {
         ann.publish("chat:1", n).await;
     }
-    for (last, expected) in [(0, 7..=6), (1, 6..=6), (4, 3..=6), (6, 1..=6), (1000, 1..=6)] {
+    for (last, expected) in [(0, 7..7), (1, 6..7), (4, 3..7), (6, 1..7), (1000, 1..7)] {
         let subscribe = json!({ "type": "subscribe", "channel": "chat:1", "last": last });
         let subscribed = ann.expect("subscribed", subscribe).await;
-        assert_eq!(subscribed["offset"], expected.start() - 1, "the position just before the first message");
+        assert_eq!(subscribed["offset"], expected.start - 1, "the position just before the first message");
         assert!(subscribed.get("recovered").is_none(), "{subscribed}");
         let messages = ann.messages_until_quiet("chat:1").await;
         let offsets: Vec<_> = messages.iter().map(|message| message["offset"].as_u64().unwrap()).collect();
