@@ -123,7 +123,7 @@ async fn heads_without_end_are_cut_and_disturb_nobody() {
     }
     server.connect("ann").await.publish("chat:1", "undisturbed").await;
     for mut socket in sockets {
-        tokio::time::timeout(Duration::from_secs(15), async { while !socket.ends().await {} }).await.unwrap();
+        while !socket.ends().await {}
     }
 }
 

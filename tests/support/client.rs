@@ -207,7 +207,7 @@ impl Positions {
 pub struct Ended {
     /// The close code; `None` where the socket ended without a close frame.
     pub code: Option<u16>,
-    /// The close frame's reason.
+    /// The close frame's reason; without a close frame, what broke.
     pub reason: String,
     /// Every frame since the last one that was awaited.
     pub frames: Vec<Value>,
@@ -425,7 +425,8 @@ impl Client {
                 }
                 Some(Ok(Message::Binary(bytes))) => panic!("{} got a binary message: {bytes:?}", self.name),
                 Some(Ok(_)) => {}
-                Some(Err(_)) | None => return Heard::End((None, String::new())),
+                Some(Err(error)) => return Heard::End((None, error.to_string())),
+                None => return Heard::End((None, String::new())),
             }
         }
     }

@@ -36,6 +36,19 @@ pub struct Frame {
 }
 
 impl Frame {
+    /// The frame at the front, if it is whole, and its length.
+    pub fn parse(bytes: &[u8]) -> Option<(Self, usize)> {
+        let [first, second, ..] = *bytes else { return None };
+        assert_eq!(second & 0x80, 0, "a server's frames are not masked");
+        let (length, head) = match second {
+            126 => (u64::from(u16::from_be_bytes(bytes.get(2..4)?.try_into().expect("two bytes"))), 4),
+            127 => (u64::from_be_bytes(bytes.get(2..10)?.try_into().expect("eight bytes")), 10),
+            short => (u64::from(short), 2),
+        };
+        let end = head + usize::try_from(length).expect("it fits in memory");
+        Some((Self { first, payload: bytes.get(head..end)?.to_vec() }, end))
+    }
+
     /// Without the bits around it.
     pub fn opcode(&self) -> u8 {
         self.first & 0x0f
@@ -158,7 +171,7 @@ impl RawSocket {
     /// The next frame; `None`: the socket ended, or was reset.
     pub async fn try_next_frame(&mut self) -> Option<Frame> {
         loop {
-            if let Some((frame, length)) = parse(&self.bytes) {
+            if let Some((frame, length)) = Frame::parse(&self.bytes) {
                 self.bytes.drain(..length);
                 return Some(frame);
             }
@@ -242,19 +255,6 @@ pub fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
     bytes.extend_from_slice(&mask);
     bytes.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, key)| byte ^ key));
     bytes
-}
-
-/// The frame at the front, if it is whole, and its length.
-fn parse(bytes: &[u8]) -> Option<(Frame, usize)> {
-    let [first, second, ..] = *bytes else { return None };
-    assert_eq!(second & 0x80, 0, "a server's frames are not masked");
-    let (length, head) = match second {
-        126 => (u64::from(u16::from_be_bytes(bytes.get(2..4)?.try_into().expect("two bytes"))), 4),
-        127 => (u64::from_be_bytes(bytes.get(2..10)?.try_into().expect("eight bytes")), 10),
-        short => (u64::from(short), 2),
-    };
-    let end = head + usize::try_from(length).expect("it fits in memory");
-    Some((Frame { first, payload: bytes.get(head..end)?.to_vec() }, end))
 }
 
 /// A message's compressed payload (RFC 7692, 7.2.1), as another library makes it.
