@@ -45,7 +45,11 @@ impl Collector for HubFigures {
         gauge("send_queue_bytes", "Bytes that wait for slow connections", self.0.0.queued_bytes() as u64)?;
         gauge("shard_inbox", "Pushes that wait for a shard", self.0.0.waiting() as u64)?;
         let lag = self.0.0.all_counters().map(|counters| counters.lag_micros.get()).max().unwrap_or(0);
-        gauge("shard_lag_microseconds", "How late the slowest shard's timer was at its last tick", lag as u64)?;
+        gauge(
+            "shard_lag_microseconds",
+            "How late the slowest shard's timer was at worst in the last minute",
+            lag as u64,
+        )?;
         let mut counter = |name: &str, help: &str, value: u64| {
             let counter = ConstCounter::new(value);
             counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)

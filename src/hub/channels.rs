@@ -41,14 +41,18 @@ pub(super) struct Subscriber {
     pub settling: bool,
     /// Then, the lower half of the last offset that it was sent.
     pub sent_to: u32,
+    /// And the lowest bits of its epoch.
+    pub sent_in: u8,
     /// Joins and leaves are wanted.
     pub watches: bool,
 }
 
 impl Subscriber {
-    /// Whether it was sent what is at `position` before it went live. Offsets here are less than 2³¹ apart.
+    /// Whether it was sent what is at `position` before it went live, or can do without it. Offsets here are less than
+    /// 2³¹ apart. What comes of another epoch is of an older one: before a newer one the subscriber is held.
     pub fn was_sent(&self, position: Position) -> bool {
-        self.settling && self.sent_to.wrapping_sub(position.offset.0 as u32) < 1 << 31
+        let is_of_another = self.sent_in != position.epoch.to_bits() as u8;
+        self.settling && (is_of_another || self.sent_to.wrapping_sub(position.offset.0 as u32) < 1 << 31)
     }
 }
 

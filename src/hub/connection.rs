@@ -20,6 +20,9 @@ use tokio::net::TcpStream;
 use super::{send_queue::SendQueue, shard::Shard, subscription::Subscription};
 use crate::domain::{AppId, Channel, ChannelName, ConnectionId, DisconnectReason, Epoch, Format, Identity, UserId};
 
+/// The longest alarm: entries of the wheel stay until they are due, even if their connection is gone by then.
+const MAX_ALARM: Duration = Duration::from_secs(300);
+
 /// One connection's slot. At most 300 bytes.
 pub struct Connection {
     id: ConnectionId,
@@ -142,6 +145,7 @@ const ALARM: u16 = 1 << 8;
 const CAUGHT_UP: u16 = 1 << 9;
 const CLOSED: u16 = 1 << 10;
 const LATE: u16 = 1 << 11;
+const ENDING: u16 = 1 << 12;
 
 impl Connection {
     pub(super) fn new(id: ConnectionId, app: AppId, shard: &Rc<Shard>, format: Format, socket: Socket) -> Self {
@@ -264,6 +268,12 @@ impl Connection {
             true => self.put(&frame, 1),
             false => self.end(End::Slow),
         }
+    }
+
+    /// Sends a frame after which nothing is said but the close, however much waits.
+    pub fn send_last(self: &Rc<Self>, frame: Bytes) {
+        self.take(SLOW);
+        self.put(&frame, 1);
     }
 
     /// From here on frames wait until [`Connection::uncork`], to go out in one write.
@@ -443,7 +453,7 @@ impl Connection {
     pub async fn drained_to(self: &Rc<Self>, bytes: usize) -> Result<(), Gone> {
         self.uncork();
         poll_fn(|context| {
-            if self.has(BROKEN | SLOW | SILENT | CLOSED) {
+            if self.has(BROKEN | SLOW | SILENT | CLOSED | ENDING) {
                 return Poll::Ready(Err(Gone));
             }
             if self.queued_bytes() <= bytes {
@@ -548,14 +558,18 @@ impl Connection {
         self.signal(ALARM);
     }
 
-    /// Wakes the task with [`Wake::Alarm`] after `delay`; replaces an earlier wish.
+    /// Wakes the task with [`Wake::Alarm`] after `delay`, or after [`MAX_ALARM`] if that is less; replaces an earlier
+    /// wish.
     pub fn wake_after(&self, delay: Duration) {
         let shard = self.shard();
-        self.alarm_at.set(shard.schedule(self.slot.get(), delay));
+        self.alarm_at.set(shard.schedule_anew(self.slot.get(), delay.min(MAX_ALARM), self.alarm_at.get()));
     }
 
     /// Has the connection's task end it.
     pub fn end(&self, end: End) {
+        if end == End::Slow && !self.has(SLOW) {
+            self.shard().counters().slow_disconnected.add(1);
+        }
         self.signal(match end {
             End::Broken => BROKEN,
             End::Slow => SLOW,
@@ -566,6 +580,10 @@ impl Connection {
 
     /// Asks something of the session.
     pub fn ask(&self, control: Control) {
+        if let Control::Disconnect(..) = control {
+            // It must not wait for a client that takes its time.
+            self.set(ENDING);
+        }
         self.control.borrow_mut().push(control);
         self.wake_task();
     }

@@ -24,7 +24,7 @@ pub struct Counters {
     pub caught_behind: Figure,
     /// Connections that were ended for being slow.
     pub slow_disconnected: Figure,
-    /// How late the last tick of the timer was, in µs.
+    /// How late the timer was at worst in the last minute, in µs.
     pub lag_micros: Figure,
 }
 

@@ -10,6 +10,9 @@ use crate::{
 /// Payloads below this are not worth deflating: the header and the time cost more than the bytes saved.
 const MIN_DEFLATED: usize = 256;
 
+/// Payloads above this are sent plain: deflating them would hold up the shard for longer than it may.
+const MAX_DEFLATED: usize = 96 << 10;
+
 /// One shard's means of framing: scratch buffers, and the compressor that all its connections share.
 pub(super) struct Framer {
     payload: Vec<u8>,
@@ -39,9 +42,9 @@ impl Framer {
         frame
     }
 
-    /// The payload deflated, or plain where that is no longer.
+    /// The payload deflated, or plain where that is no longer or takes too long.
     fn deflated(&mut self) -> Bytes {
-        if self.payload.len() < MIN_DEFLATED {
+        if !(MIN_DEFLATED..=MAX_DEFLATED).contains(&self.payload.len()) {
             return frame::text(&self.payload);
         }
         self.deflated.clear();

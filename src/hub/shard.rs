@@ -58,11 +58,15 @@ pub struct Shard {
     scratch: RefCell<Box<[u8]>>,
     inflater: RefCell<Inflater>,
     unfinished_bytes: Cell<usize>,
+    /// Writes since the last yield.
+    writes: Cell<usize>,
 }
 
 impl Shard {
     /// How often send queues are summed up for the metrics: about every six seconds.
     const TICKS_BETWEEN_SUMS: u32 = 16;
+    /// For how long the largest lag is told: about half a minute, and as long again.
+    const TICKS_OF_LAG: u32 = 64;
 
     /// The shard with this number.
     pub fn new(hub: Arc<Hub>, index: usize) -> Rc<Self> {
@@ -77,6 +81,7 @@ impl Shard {
             scratch: RefCell::new(vec![0; SCRATCH_BYTES].into()),
             inflater: RefCell::new(Inflater::new()),
             unfinished_bytes: Cell::new(0),
+            writes: Cell::new(0),
         })
     }
 
@@ -160,6 +165,15 @@ impl Shard {
         push.encoded(format, |push| self.frame_push(format, push)).clone()
     }
 
+    /// As [`Shard::schedule`], but adds nothing where the same tick is wished for again.
+    pub(super) fn schedule_anew(&self, slot: u32, delay: Duration, before: u32) -> u32 {
+        let mut wheel = self.wheel.borrow_mut();
+        match wheel.due(delay) == before {
+            true => before,
+            false => wheel.schedule(slot, delay),
+        }
+    }
+
     pub(super) fn schedule(&self, slot: u32, delay: Duration) -> u32 {
         self.wheel.borrow_mut().schedule(slot, delay)
     }
@@ -216,12 +230,17 @@ impl Shard {
         let tick = self.wheel.borrow().tick();
         let mut interval = tokio::time::interval(tick);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Burst);
-        let mut due = Vec::new();
+        let (mut due, mut worst, mut worst_before) = (Vec::new(), 0, 0);
         loop {
             let at = interval.tick().await;
-            self.counters().lag_micros.set(at.elapsed().as_micros() as usize);
+            // The worst of the last minute or so, since nobody looks just when it happens.
+            worst = worst.max(at.elapsed().as_micros() as usize);
+            self.counters().lag_micros.set(worst.max(worst_before));
             self.wheel.borrow_mut().turn(&mut due);
             let now = self.wheel.borrow().now();
+            if now.is_multiple_of(Self::TICKS_OF_LAG) {
+                worst_before = std::mem::take(&mut worst);
+            }
             if now.is_multiple_of(Self::TICKS_BETWEEN_SUMS) {
                 let queued = self.connections.borrow().iter().map(|(_, connection)| connection.queued_bytes()).sum();
                 self.counters().queued_bytes.set(queued);
@@ -263,11 +282,16 @@ impl Shard {
         match connection.format() {
             // A stream of events never answers; TCP finds out whether it lives.
             Format::NativeEvents => {
-                connection.send(Bytes::from_static(b":\n\n"));
+                if connection.queued_bytes() == 0 {
+                    connection.send(Bytes::from_static(b":\n\n"));
+                }
                 self.limits().ping
             }
             Format::Native | Format::NativeDeflated => {
-                connection.send(frame::ping(b""));
+                // Behind more than may wait a ping would come too late to mean anything; taking bytes is a sign of life.
+                if connection.queued_bytes() <= self.limits().send_queue {
+                    connection.send(frame::ping(b""));
+                }
                 connection.note_ping();
                 self.limits().ping.min(PONG_TIMEOUT)
             }
@@ -317,6 +341,17 @@ impl Shard {
         let now = Instant::now();
         for push in run {
             counters.delivery_time.observe(now.saturating_duration_since(push.accepted()));
+        }
+        self.yield_after_writes(sent).await;
+    }
+
+    /// Lets others have their turn once enough was written, over however many channels. A push that nobody gets costs
+    /// something too.
+    async fn yield_after_writes(&self, writes: usize) {
+        let done = self.writes.get() + writes.max(1);
+        self.writes.set(done % WRITES);
+        if WRITES <= done {
+            yield_now().await;
         }
     }
 }
@@ -419,7 +454,6 @@ impl Walk<'_> {
             }
             _ => {
                 subscriber.connection.end(End::Slow);
-                self.shard.counters().slow_disconnected.add(1);
             }
         }
     }

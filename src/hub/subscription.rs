@@ -45,8 +45,14 @@ impl Connection {
     pub fn subscribe(self: &Rc<Self>, channel: &Channel, watches: bool) -> bool {
         let shard = self.shard();
         let (local, is_first) = shard.enter(channel);
-        let place =
-            local.add(Subscriber { connection: self.clone(), apart: true, settling: false, sent_to: 0, watches });
+        let place = local.add(Subscriber {
+            connection: self.clone(),
+            apart: true,
+            settling: false,
+            sent_to: 0,
+            sent_in: 0,
+            watches,
+        });
         let mut subscriptions = self.subscriptions.borrow_mut();
         if subscriptions.is_empty() {
             subscriptions.reserve_exact(1);
@@ -109,6 +115,14 @@ impl Connection {
         taken.flatten().unwrap_or_else(|| Ok(Vec::new()))
     }
 
+    /// Takes back what could not be sent yet, before what was held since.
+    pub fn hold_again(&self, channel: &Channel, pushes: Vec<Arc<Outgoing>>) {
+        self.with_subscription(channel, |each, _| {
+            let apart = each.apart.get_or_insert_default();
+            apart.held.splice(0..0, pushes);
+        });
+    }
+
     /// Lets pushes through again, but for those up to `sent`: what history has told already may still wait in the
     /// shard's inbox, or be on its way to this node. Nothing may be held by then: call [`Connection::take_held`] just
     /// before.
@@ -119,6 +133,7 @@ impl Connection {
                 subscriber.apart = false;
                 subscriber.settling = sent.is_some();
                 subscriber.sent_to = sent.map_or(0, |sent| sent.offset.0 as u32);
+                subscriber.sent_in = sent.map_or(0, |sent| sent.epoch.to_bits() as u8);
             });
         });
     }

@@ -42,10 +42,15 @@ impl Wheel {
 
     /// Has the connection at `slot` looked at after `delay`, not before; returns the tick.
     pub fn schedule(&mut self, slot: u32, delay: Duration) -> u32 {
-        let ticks = delay.as_nanos().div_ceil(self.tick.as_nanos()).clamp(1, u128::from(u32::MAX / 2));
-        let due = self.now.wrapping_add(ticks as u32);
+        let due = self.due(delay);
         self.slots[due as usize % Self::SLOTS].push(Entry { slot, due });
         due
+    }
+
+    /// The tick in which something due after `delay` comes.
+    pub fn due(&self, delay: Duration) -> u32 {
+        let ticks = delay.as_nanos().div_ceil(self.tick.as_nanos()).clamp(1, u128::from(u32::MAX / 2));
+        self.now.wrapping_add(ticks as u32)
     }
 
     /// Goes on by one tick and appends to `due` what is due then.

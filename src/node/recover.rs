@@ -6,6 +6,8 @@
 
 use std::{rc::Rc, sync::Arc};
 
+use tokio::task::yield_now;
+
 use super::{
     Begun, Node, broker_refusal,
     subscribe::{page, reaches_back_to},
@@ -15,6 +17,9 @@ use crate::{
     domain::{Channel, ChannelName, HistoryQuery, Position, Publication, Push, Refusal, Subscribed},
     hub::{Connection, Gone, Outgoing},
 };
+
+/// Publications sent from history before others on the shard have their turn.
+const TURN: usize = 64;
 
 /// Why a subscription could not go live.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -35,6 +40,8 @@ struct Return<'a> {
     retention: Option<Retention>,
     /// What has been sent. `None` where no history is kept.
     at: Option<Position>,
+    /// How many publications, so that others have their turn between.
+    sent: usize,
 }
 
 impl Node {
@@ -44,8 +51,14 @@ impl Node {
     /// [`Lost`]: the subscription did not go live and must be ended.
     pub async fn go_live(&self, connection: &Rc<Connection>, begun: Begun) -> Result<(), Lost> {
         let Begun { subscribed, channel, retention, missed, .. } = begun;
-        let way =
-            Return { connection, channel: &channel, name: &subscribed.channel, retention, at: subscribed.position };
+        let way = Return {
+            connection,
+            channel: &channel,
+            name: &subscribed.channel,
+            retention,
+            at: subscribed.position,
+            sent: 0,
+        };
         self.return_to_live(way, missed).await
     }
 
@@ -62,7 +75,7 @@ impl Node {
     ) -> Result<(), Lost> {
         connection.hold(channel);
         let retention = super::retention(&*self.namespace(name)?);
-        let mut way = Return { connection, channel, name, retention, at: Some(last) };
+        let mut way = Return { connection, channel, name, retention, at: Some(last), sent: 0 };
         let missed = match retention {
             Some(retention) => self.next_page(&mut way, retention).await?,
             None => Vec::new(),
@@ -82,7 +95,7 @@ impl Node {
     ) -> Result<(), Lost> {
         connection.hold(channel);
         let retention = super::retention(&*self.namespace(name)?);
-        let mut way = Return { connection, channel, name, retention, at: None };
+        let mut way = Return { connection, channel, name, retention, at: None, sent: 0 };
         let missed = self.announce_gap(&mut way).await?;
         self.return_to_live(way, missed).await
     }
@@ -135,6 +148,10 @@ impl Return<'_> {
         if publication.exclude == Some(self.connection.id()) {
             return Ok(());
         }
+        self.sent += 1;
+        if self.sent.is_multiple_of(TURN) {
+            yield_now().await;
+        }
         self.wait_for_room().await?;
         self.connection.send(self.connection.shard().frame_push(self.connection.format(), &push));
         Ok(())
@@ -158,8 +175,12 @@ impl Return<'_> {
                 self.connection.release(self.channel, self.at);
                 return Ok(true);
             }
-            for push in held {
+            let mut held = held.into_iter();
+            while let Some(push) = held.next() {
                 if !self.send_held(push).await? {
+                    // Publications are read again from history; joins and leaves are nowhere else.
+                    let kept = held.filter(|push| push.position().is_none()).collect();
+                    self.connection.hold_again(self.channel, kept);
                     return Ok(false);
                 }
             }

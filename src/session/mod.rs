@@ -180,6 +180,10 @@ impl Session {
         for held in std::mem::take(&mut self.state.subscriptions) {
             self.node.leave(&self.connection, &held.channel, held.is_member).await;
         }
+        // What a panic in the middle of a subscription has left.
+        for channel in self.connection.channels() {
+            self.node.leave(&self.connection, &channel, true).await;
+        }
         self.connection.shard().release(&self.connection);
         self.node.metrics().connection(self.codec.name(), self.transport, -1);
         let (frames, bytes) = self.connection.sent();
@@ -216,7 +220,8 @@ impl Session {
             Err(error) => {
                 debug!(connection = %self.connection.id(), %error, "token refused");
                 let refusal = error.refusal();
-                let too_often = !refusal.code.is_temporary() && self.state.refused_token().is_err();
+                let too_often =
+                    !error.is_expired() && !refusal.code.is_temporary() && self.state.refused_token().is_err();
                 return Err(match too_often {
                     true => Failure::Over(refusal, DisconnectReason::Unauthorized),
                     false => Failure::Refused(refusal),
@@ -285,11 +290,15 @@ impl Session {
         let Some(token) = &subscribe.token else { return Ok((None, own_info(), None)) };
         let user = identity.as_ref().map(|identity| &identity.user);
         match self.app.authorize(token, &subscribe.channel, user).await {
-            Ok(grant) => Ok((Some(grant.actions), grant.info.or_else(own_info), grant.expires)),
+            Ok(grant) => {
+                self.state.accepted_token();
+                Ok((Some(grant.actions), grant.info.or_else(own_info), grant.expires))
+            }
             Err(error) => {
                 debug!(connection = %self.connection.id(), %error, "subscription token refused");
                 let refusal = error.refusal().in_channel(&subscribe.channel);
-                let too_often = !refusal.code.is_temporary() && self.state.refused_token().is_err();
+                let too_often =
+                    !error.is_expired() && !refusal.code.is_temporary() && self.state.refused_token().is_err();
                 Err(match too_often {
                     true => Failure::Over(refusal, DisconnectReason::Unauthorized),
                     false => Failure::Refused(refusal),
@@ -495,7 +504,8 @@ impl Session {
     }
 
     fn disconnect_after(&self, reason: DisconnectReason, delay: Option<Duration>) -> Flow {
-        self.push(&Push::Disconnect { reason, delay });
+        let frame = self.connection.shard().frame_push(self.connection.format(), &Push::Disconnect { reason, delay });
+        self.connection.send_last(frame);
         Err(Ending::Disconnect(reason))
     }
 }

@@ -13,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf},
     net::TcpStream,
-    task::spawn_local,
+    task::{spawn_local, yield_now},
     time::timeout,
 };
 use tracing::debug;
@@ -33,6 +33,10 @@ use crate::{
 const UPGRADE_DEADLINE: Duration = Duration::from_secs(10);
 /// How long the last frames may take to leave.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
+/// What is decoded of one read, in commands and in bytes of text, before others on the shard have their turn: one read of
+/// compressed frames may inflate to 500 times its size.
+const MAX_TURN_REQUESTS: usize = 256;
+const MAX_TURN_BYTES: usize = 128 << 10;
 /// How long, and how much, is still read after our close, so that it is not lost to a reset.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(2);
 const DRAIN_BYTES: usize = 1 << 20;
@@ -232,6 +236,8 @@ struct Heard<R> {
     /// The newest pings: RFC 6455, 5.5.3 lets the others go.
     pings: VecDeque<Vec<u8>>,
     close: Option<Close>,
+    /// What was read and is not looked at yet, because this is enough for one turn.
+    rest: Vec<u8>,
 }
 
 impl<D: Dialogue> Conversation<D> {
@@ -267,7 +273,7 @@ impl<D: Dialogue> Conversation<D> {
     async fn end(self, close: Close) -> Rc<Connection> {
         let connection = self.dialogue.connection().clone();
         if close != Close::Gone {
-            connection.send(close_frame(close));
+            connection.send_last(close_frame(close));
         }
         connection.uncork();
         connection.close_queue();
@@ -320,8 +326,13 @@ impl<D: Dialogue> Conversation<D> {
 
     /// Takes the messages out of what was read, as far as they are whole.
     fn decode(&mut self, mut bytes: &mut [u8], inflater: &mut crate::wire::Inflater) -> Heard<D::Request> {
-        let mut heard = Heard { requests: Vec::new(), pings: VecDeque::new(), close: None };
+        let mut heard = Heard { requests: Vec::new(), pings: VecDeque::new(), close: None, rest: Vec::new() };
+        let mut text_bytes = 0;
         while heard.close.is_none() {
+            if MAX_TURN_BYTES <= text_bytes || MAX_TURN_REQUESTS <= heard.requests.len() {
+                heard.rest = bytes.to_vec();
+                break;
+            }
             match self.reader.next(&mut bytes, &self.limits, inflater) {
                 Ok(None) => break,
                 Ok(Some(Message::Ping(payload))) => {
@@ -331,6 +342,7 @@ impl<D: Dialogue> Conversation<D> {
                 Ok(Some(Message::Pong(_))) => {}
                 Ok(Some(Message::Close { code, .. })) => heard.close = Some(Close::ByClient(code)),
                 Ok(Some(message)) => {
+                    text_bytes += message_bytes(&message);
                     let understood = self.dialogue.understand(message, &mut heard.requests);
                     heard.close = understood.err().map(Close::Violation);
                 }
@@ -350,8 +362,22 @@ impl<D: Dialogue> Conversation<D> {
         Close::Violation(violation.close_code())
     }
 
-    /// Does what was asked. What is answered at once goes out in one write.
-    async fn answer(&mut self, heard: Heard<D::Request>) -> Result<(), Close> {
+    /// Does what was asked, a turn's worth at a time, so that one client's read cannot hold up the whole shard.
+    async fn answer(&mut self, mut heard: Heard<D::Request>) -> Result<(), Close> {
+        loop {
+            let mut rest = std::mem::take(&mut heard.rest);
+            let goes_on = self.answer_turn(heard).await?;
+            if rest.is_empty() || !goes_on {
+                return Ok(());
+            }
+            yield_now().await;
+            heard = self.hear(&mut rest);
+        }
+    }
+
+    /// Does a turn's worth of what was asked. What is answered at once goes out in one write. False: the connection is
+    /// ending, and the next wake says why.
+    async fn answer_turn(&mut self, heard: Heard<D::Request>) -> Result<bool, Close> {
         let connection = self.dialogue.connection().clone();
         connection.cork();
         // Who does not take what waits has no use for pongs behind it.
@@ -374,15 +400,16 @@ impl<D: Dialogue> Conversation<D> {
             // Who does not take its answers is not listened to either.
             let most = connection.shard().limits().send_queue / 2;
             if most < connection.queued_bytes() {
-                // If the connection is ending, the next wake says why.
-                let _ = connection.drained_to(most / 2).await;
+                if connection.drained_to(most / 2).await.is_err() {
+                    return Ok(false);
+                }
                 connection.cork();
             }
         }
         connection.uncork();
         match heard.close {
             Some(close) => Err(close),
-            None => Ok(()),
+            None => Ok(true),
         }
     }
 
@@ -408,6 +435,14 @@ impl<D: Dialogue> Conversation<D> {
                 return close;
             }
         }
+    }
+}
+
+fn message_bytes(message: &Message<'_>) -> usize {
+    match message {
+        Message::Text(text) => text.len(),
+        Message::Binary(bytes) => bytes.len(),
+        Message::Ping(_) | Message::Pong(_) | Message::Close { .. } => 0,
     }
 }
 
