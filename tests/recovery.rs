@@ -18,7 +18,7 @@ use fanwire::{
     gateway::{App, Gateway},
     hub::{Connection, End, Hub, Limits, Shard, Socket},
     node::{Caller, CallerKind, Deliver, Node},
-    protocol::{self, native::Native},
+    protocol::{self, native::NativeEvents},
     session::Session,
     telemetry::{Metrics, Transport},
 };
@@ -27,7 +27,7 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::{Value, json};
 use tokio::task::{LocalSet, spawn_local, yield_now};
 
-use crate::support::{Frame, TestServer, within};
+use crate::support::{TestServer, within};
 
 /// Subscriptions that are interleaved with publications in one run of the tests.
 const SUBSCRIPTIONS: usize = 10_000;
@@ -128,7 +128,7 @@ struct World {
     subscriptions: Rc<Cell<usize>>,
 }
 
-static NATIVE: Native = Native;
+static EVENTS: NativeEvents = NativeEvents;
 
 impl World {
     /// A world whose channel `room:1` keeps `kept`, and where `queue` bytes may wait for a reader.
@@ -156,9 +156,8 @@ impl World {
     fn subscribe(&self, start: Start) -> Rc<Connection> {
         self.subscriptions.set(self.subscriptions.get() + 1);
         let id = ConnectionId::from_bits(rand::random());
-        let connection = self.shard.adopt(id, self.app.id.clone(), Format::Native, Socket::remote());
-        let session =
-            Session::new(self.node.clone(), self.app.clone(), connection.clone(), &NATIVE, Transport::WebSocket);
+        let connection = self.shard.adopt(id, self.app.id.clone(), Format::NativeEvents, Socket::remote());
+        let session = Session::new(self.node.clone(), self.app.clone(), connection.clone(), &EVENTS, Transport::Events);
         spawn_local(converse(session, start));
         connection
     }
@@ -198,18 +197,17 @@ struct Reader {
 }
 
 impl Reader {
-    /// Takes what was written: frames one after the other.
-    fn take(&mut self, mut bytes: &[u8]) {
-        while let Some((frame, length)) = Frame::parse(bytes) {
-            bytes = &bytes[length..];
-            let frame: Value = serde_json::from_slice(&frame.payload).expect("frames are JSON");
+    /// Takes what was written: events of an event stream, one after the other, each with its frame as data.
+    fn take(&mut self, bytes: &[u8]) {
+        let text = std::str::from_utf8(bytes).expect("event streams are text");
+        for data in text.lines().filter_map(|line| line.strip_prefix("data:")) {
+            let frame: Value = serde_json::from_str(data).expect("frames are JSON");
             match frame["type"].as_str() {
                 Some("subscribed") => self.subscribed(&frame),
                 Some("message") => self.message(&frame),
                 _ => panic!("no such frame was awaited: {frame}"),
             }
         }
-        assert!(bytes.is_empty(), "whole frames are written");
     }
 
     fn subscribed(&mut self, frame: &Value) {

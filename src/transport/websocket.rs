@@ -136,9 +136,6 @@ pub fn adopt(door: &Door, accepted: Accepted) {
     });
 }
 
-/// A conversation that has begun, and the token that its connection came with.
-type Begun = (Conversation<Session>, Option<Box<str>>);
-
 /// All that is needed to begin.
 struct Entrance {
     shard: Rc<Shard>,
@@ -150,21 +147,23 @@ struct Entrance {
 }
 
 impl Entrance {
-    async fn enter_tcp(self, socket: TcpStream, first: Box<[u8]>) {
+    async fn enter_tcp(mut self, socket: TcpStream, first: Box<[u8]>) {
+        let token = self.token.take();
         match self.begin(Socket::Tcp(socket)) {
-            Ok((conversation, token)) => conversation.serve(token.as_deref(), first).await,
+            Ok(conversation) => conversation.serve(token.as_deref(), first).await,
             Err(turned_away) => finish(&turned_away).await,
         }
     }
 
-    async fn enter_generic(self, upgraded: Upgraded) {
+    async fn enter_generic(mut self, upgraded: Upgraded) {
+        let token = self.token.take();
         let (read, write) = tokio::io::split(TokioIo::new(upgraded));
         let (connection, conversation) = match self.begin(Socket::remote()) {
-            Ok((conversation, token)) => (conversation.dialogue.connection().clone(), Some((conversation, token))),
+            Ok(conversation) => (conversation.dialogue.connection().clone(), Some(conversation)),
             Err(turned_away) => (turned_away, None),
         };
         let writer = spawn_local(write_out(connection, write));
-        if let Some((conversation, token)) = conversation {
+        if let Some(conversation) = conversation {
             conversation.serve_generic(token.as_deref(), read).await;
         }
         // The queue is closed by now, so the writer ends with it.
@@ -172,15 +171,15 @@ impl Entrance {
     }
 
     /// Begins a conversation. Where there is no such app it ends at once: what is returned then has only to be sent.
-    fn begin(self, socket: Socket) -> Result<Begun, Rc<Connection>> {
-        let Self { shard, node, settings, app, token, deflated } = self;
+    fn begin(self, socket: Socket) -> Result<Conversation<Session>, Rc<Connection>> {
+        let Self { shard, node, settings, app, deflated, .. } = self;
         let format = if deflated { Format::NativeDeflated } else { Format::Native };
         let id = ConnectionId::from_bits(rand::random());
         let Some(app) = app else { return Err(turn_away(&shard, id, format, socket)) };
         let connection = shard.adopt(id, app.id.clone(), format, socket);
         let limits = Limits { max_message: settings.max_frame, ..Limits::default() };
         let session = Session::new(node, app, connection, &NATIVE, Transport::WebSocket);
-        Ok((Conversation::new(session, limits, deflated), token))
+        Ok(Conversation::new(session, limits, deflated))
     }
 }
 
