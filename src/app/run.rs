@@ -82,13 +82,17 @@ fn greet(app: &App, development: bool, tls: bool) {
     let Some(first) = app.addresses().first().map(reachable) else { return };
     println!();
     println!("  chat     open {http}://{first}/ in two windows");
+    println!("  API      {http}://{first}/docs");
+    if !development {
+        println!();
+        return;
+    }
     println!(
         "  watch    echo '{{\"type\":\"subscribe\",\"channel\":\"room:lobby\"}}' | websocat -n {ws}://{first}/v1/ws"
     );
     println!(
         "  publish  curl {http}://{first}/v1/publish -d '{{\"channel\":\"room:lobby\",\"data\":{{\"text\":\"hello\"}}}}'"
     );
-    println!("  API      {http}://{first}/docs");
     println!();
 }
 

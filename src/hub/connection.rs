@@ -20,6 +20,8 @@ use tokio::net::TcpStream;
 use super::{send_queue::SendQueue, shard::Shard, subscription::Subscription};
 use crate::domain::{AppId, Channel, ChannelName, ConnectionId, DisconnectReason, Epoch, Format, Identity, UserId};
 
+/// More than a `disconnect` and a close frame take in the kernel's buffer.
+const LAST_WORD_BYTES: usize = 16 << 10;
 /// The longest alarm: entries of the wheel stay until they are due, even if their connection is gone by then.
 const MAX_ALARM: Duration = Duration::from_secs(300);
 
@@ -426,9 +428,11 @@ impl Connection {
     pub fn make_room_for_last_word(&self) {
         self.queue.borrow_mut().keep_begun();
         self.take(SLOW);
-        if let Socket::Tcp(socket) = &self.socket
-            && let Err(error) = socket2::SockRef::from(socket).set_tcp_notsent_lowat(u32::MAX)
-        {
+        let Socket::Tcp(socket) = &self.socket else { return };
+        let socket = socket2::SockRef::from(socket);
+        // The kernel sizes the buffer for a peer that reads; what is left of a large frame may not fit into that.
+        let room = self.queued_bytes() + LAST_WORD_BYTES;
+        if let Err(error) = socket.set_tcp_notsent_lowat(u32::MAX).and(socket.set_send_buffer_size(room)) {
             tracing::debug!(connection = %self.id, %error, "the last word may not leave");
         }
     }

@@ -1,6 +1,6 @@
 //! Reading and dropping history.
 
-use super::{Caller, Node, broker_refusal, retention};
+use super::{Caller, Node, broker_refusal, described, retention};
 use crate::domain::{Action, ChannelName, ErrorCode, HistoryQuery, HistoryReply, Refusal};
 
 impl Node {
@@ -34,6 +34,6 @@ impl Node {
 }
 
 fn disabled(name: &ChannelName) -> Refusal {
-    let message = format!("`{}` keeps no history", name.namespace());
+    let message = format!("{} keeps no history", described(name));
     Refusal::new(ErrorCode::HistoryDisabled, message).in_channel(name)
 }

@@ -177,6 +177,14 @@ impl Node {
     }
 }
 
+/// A channel's namespace, for an error's text.
+fn described(channel: &ChannelName) -> String {
+    match channel.namespace() {
+        "" => "the namespace of channels without `:`".into(),
+        namespace => format!("the namespace `{namespace}`"),
+    }
+}
+
 /// What a namespace keeps of its channels.
 fn retention(namespace: &NamespaceConfig) -> Option<Retention> {
     match namespace.history {

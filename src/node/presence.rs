@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::{Caller, CallerKind, Node, broker_refusal};
+use super::{Caller, CallerKind, Node, broker_refusal, described};
 use crate::{
     config::NamespaceConfig,
     domain::{Action, Channel, ChannelName, ConnectionId, ErrorCode, Member, Refusal},
@@ -35,7 +35,7 @@ impl Node {
                 .map_err(|refusal| refusal.in_channel(name))?;
         }
         if !namespace.presence {
-            let message = format!("`{}` keeps no presence", name.namespace());
+            let message = format!("{} keeps no presence", described(name));
             return Err(Refusal::new(ErrorCode::PresenceDisabled, message).in_channel(name));
         }
         Ok(())
