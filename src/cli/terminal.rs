@@ -6,7 +6,11 @@ use std::{
     io::{self, Write as _},
 };
 
-use tokio::io::{Interest, unix::AsyncFd};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    io::Errno,
+};
+use tokio::sync::oneshot;
 
 /// Writes one line to standard output, at once.
 ///
@@ -19,14 +23,25 @@ pub(super) fn print(line: &str) -> io::Result<()> {
     out.flush()
 }
 
-/// Comes back once standard output is a pipe that nobody reads any more; never for a file or a terminal.
+/// Comes back once standard output is a pipe that nobody reads any more; never for a file.
+///
+/// A thread waits for that, and ends with the process: an asynchronous wait would have to make the pipe non-blocking,
+/// for everybody who shares it.
 pub(super) async fn unread() {
-    if let Ok(out) = AsyncFd::with_interest(io::stdout(), Interest::ERROR)
-        && out.ready(Interest::ERROR).await.is_ok()
-    {
-        return;
+    let (tx, rx) = oneshot::channel();
+    std::thread::spawn(move || {
+        let out = io::stdout();
+        // Asking for nothing still tells of errors and of the end.
+        let mut wanted = [PollFd::new(&out, PollFlags::empty())];
+        while let Err(Errno::INTR) = poll(&mut wanted, None) {}
+        if wanted[0].revents().intersects(PollFlags::ERR | PollFlags::HUP) {
+            // The other side may have ended for another reason.
+            let _ = tx.send(());
+        }
+    });
+    if rx.await.is_err() {
+        pending().await
     }
-    pending().await
 }
 
 /// Writes one line to standard error. Whether anybody reads it is no concern of ours.
