@@ -1,6 +1,7 @@
 //! Composition: opens the broker, builds hub, gateway, node and router, runs the shards, and drains them in reverse.
 
 mod drain;
+mod run;
 mod shards;
 mod sockets;
 
@@ -9,6 +10,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{runtime::Handle, sync::watch, task::JoinHandle};
 use tracing::info;
 
+pub use self::run::run;
 use self::{
     shards::{ShardThreads, Shared},
     sockets::Sockets,

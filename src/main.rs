@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use fanwire::{
-    app::App,
+    app,
     cli::{self, Serve, Start},
     telemetry,
 };
@@ -14,24 +14,17 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     match cli::start(std::env::args_os()) {
         Start::Done(code) => code,
-        Start::Serve(serve) => run(*serve).map_or_else(
-            |error| {
-                eprintln!("{error}");
+        Start::Serve(serve) => match serve_until_told(&serve) {
+            Ok(()) => ExitCode::from(cli::DONE),
+            Err(error) => {
+                eprintln!("fanwire: {error}");
                 ExitCode::from(cli::FAULT)
-            },
-            |()| ExitCode::from(cli::DONE),
-        ),
+            }
+        },
     }
 }
 
-fn run(serve: Serve) -> Result<(), Box<dyn std::error::Error>> {
+fn serve_until_told(serve: &Serve) -> Result<(), Box<dyn std::error::Error>> {
     telemetry::start(&serve.config.log)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(async {
-        let app = App::start(serve.config).await?;
-        println!("listening on {:?}", app.addresses());
-        tokio::signal::ctrl_c().await?;
-        app.shut_down().await;
-        Ok(())
-    })
+    Ok(app::run(serve.config.clone(), &serve.sources)?)
 }

@@ -6,7 +6,6 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::VecDeque,
     future::poll_fn,
     io,
     rc::{Rc, Weak},
@@ -41,8 +40,7 @@ pub struct Connection {
     subscriptions: RefCell<Vec<Subscription>>,
     identity: RefCell<Option<Arc<Identity>>>,
     task: RefCell<Option<Waker>>,
-    writer: RefCell<Option<Waker>>,
-    control: RefCell<VecDeque<Control>>,
+    control: RefCell<Vec<Control>>,
     flags: Cell<u16>,
     pub(super) check_at: Cell<u32>,
     pub(super) alarm_at: Cell<u32>,
@@ -56,7 +54,18 @@ pub enum Socket {
     /// A bare socket, written to by the shard.
     Tcp(TcpStream),
     /// Something with a writer task of its own (TLS, event streams), which takes frames from the queue.
-    Remote,
+    Remote(Writer),
+}
+
+/// Who writes for a connection that has no bare socket.
+#[derive(Default)]
+pub struct Writer(RefCell<Option<Waker>>);
+
+impl Socket {
+    /// Frames are taken with [`Connection::next_frame`].
+    pub fn remote() -> Self {
+        Self::Remote(Writer::default())
+    }
 }
 
 struct Subscription {
@@ -155,7 +164,6 @@ impl Connection {
             subscriptions: RefCell::default(),
             identity: RefCell::default(),
             task: RefCell::default(),
-            writer: RefCell::default(),
             control: RefCell::default(),
             flags: Cell::new(0),
             check_at: Cell::new(0),
@@ -245,6 +253,14 @@ impl Connection {
         }
     }
 
+    fn wake_writer(&self) {
+        if let Socket::Remote(Writer(writer)) = &self.socket
+            && let Some(waker) = writer.borrow_mut().take()
+        {
+            waker.wake();
+        }
+    }
+
     // Sending.
 
     /// Sends a frame that is for this connection alone, after everything that waits.
@@ -305,9 +321,7 @@ impl Connection {
 
     /// Empties the queue as far as the socket takes it, and leaves the rest to a task.
     fn flush(self: &Rc<Self>) {
-        if let Some(writer) = self.writer.borrow_mut().take() {
-            writer.wake();
-        }
+        self.wake_writer();
         if let Socket::Tcp(_) = self.socket
             && !self.try_flush()
             && !self.has(BROKEN)
@@ -371,7 +385,9 @@ impl Connection {
                 }
                 self.emptied();
             }
-            *self.writer.borrow_mut() = Some(context.waker().clone());
+            if let Socket::Remote(Writer(writer)) = &self.socket {
+                *writer.borrow_mut() = Some(context.waker().clone());
+            }
             Poll::Pending
         })
         .await
@@ -435,7 +451,7 @@ impl Connection {
                     Ok(()) => Wake::Readable,
                     Err(_) => Wake::End(End::Broken),
                 }),
-                Socket::Remote => Poll::Pending,
+                Socket::Remote(_) => Poll::Pending,
             }
         })
         .await
@@ -482,7 +498,7 @@ impl Connection {
     pub fn tcp(&self) -> Option<&TcpStream> {
         match &self.socket {
             Socket::Tcp(socket) => Some(socket),
-            Socket::Remote => None,
+            Socket::Remote(_) => None,
         }
     }
 
@@ -523,25 +539,26 @@ impl Connection {
             End::Slow => SLOW,
             End::Silent => SILENT,
         });
-        if let Some(writer) = self.writer.borrow_mut().take() {
-            writer.wake();
-        }
+        self.wake_writer();
     }
 
     /// Asks something of the session.
     pub fn ask(&self, control: Control) {
-        self.control.borrow_mut().push_back(control);
+        self.control.borrow_mut().push(control);
         self.wake_task();
     }
 
     /// What was asked first.
     pub fn next_control(&self) -> Option<Control> {
         let mut control = self.control.borrow_mut();
-        let next = control.pop_front();
         if control.is_empty() {
-            *control = VecDeque::new();
+            return None;
         }
-        next
+        let next = control.remove(0);
+        if control.is_empty() {
+            *control = Vec::new();
+        }
+        Some(next)
     }
 
     // Subscriptions.
@@ -668,9 +685,7 @@ impl Connection {
     /// Nothing more is queued from here on.
     pub fn close_queue(&self) {
         self.set(CLOSED);
-        if let Some(writer) = self.writer.borrow_mut().take() {
-            writer.wake();
-        }
+        self.wake_writer();
     }
 }
 

@@ -93,7 +93,7 @@ impl Entrance {
 
     async fn enter_generic(self, upgraded: Upgraded) {
         let (read, write) = tokio::io::split(TokioIo::new(upgraded));
-        let (connection, conversation) = match self.begin(Socket::Remote) {
+        let (connection, conversation) = match self.begin(Socket::remote()) {
             Ok((conversation, token)) => (conversation.session.connection().clone(), Some((conversation, token))),
             Err(turned_away) => (turned_away, None),
         };
