@@ -294,7 +294,8 @@ impl Flags {
             }
             Scenario::Idle { connections, channels } => {
                 let load = Load { channels, subscribers: connections / channels.max(1), ..load };
-                Plan { name: "idle", load, act: Act::Connect, seconds: 30.0 }
+                // Two rounds of pings, the first of which passes over whoever has just connected.
+                Plan { name: "idle", load, act: Act::Connect, seconds: 60.0 }
             }
             Scenario::ConnectStorm { connections, channels } => {
                 let load = Load { channels, subscribers: connections / channels.max(1), ..load };

@@ -66,7 +66,7 @@ pub fn render(report: &Report) -> String {
 fn legend(report: &Report) -> String {
     let items = report.contestants.iter().enumerate().map(|(index, record)| {
         let (label, load, turns) = (escape(&record.label), escape(&record.load), record.turns.len());
-        format!(r#"<li class="c{}"><span><b>{label}</b> {load}; {turns} turns</span></li>"#, index % 4)
+        format!(r#"<li class="c{}"><span><b>{label}</b> {load}; turns: {turns}</span></li>"#, index % 4)
     });
     format!(r#"<ul class="legend">{}</ul>"#, items.collect::<String>())
 }

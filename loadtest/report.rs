@@ -113,7 +113,7 @@ impl Report {
         let Machine { processor, cores, kernel, commit, .. } = &self.machine;
         let mut text = format!("\n{}  ·  {processor}, {cores} cores, Linux {kernel}  ·  {commit}\n", self.scenario);
         for record in &self.contestants {
-            text.push_str(&format!("  {}: {}; {} turns\n", record.label, record.load, record.turns.len()));
+            text.push_str(&format!("  {}: {}; turns: {}\n", record.label, record.load, record.turns.len()));
         }
         let mut heads: Vec<String> = vec![String::new()];
         heads.extend(self.contestants.iter().map(|record| format!("{}: median (best … worst)", record.label)));

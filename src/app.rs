@@ -7,20 +7,24 @@ mod sockets;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use tokio::{runtime::Handle, sync::watch, task::JoinHandle};
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, watch},
+    task::JoinHandle,
+};
 use tracing::info;
 
 pub use self::run::run;
 use self::{
     shards::{ShardThreads, Shared},
-    sockets::Sockets,
+    sockets::{Certificate, Sockets},
 };
 use crate::{
     broker::memory::MemoryBroker,
     config::Config,
     domain::NodeId,
     gateway::{Gateway, GatewayError},
-    http::{HubFigures, metrics_router},
+    http::HubFigures,
     hub::{self, Hub, MAX_SHARDS},
     node::{Deliver, Node},
     protocol,
@@ -30,6 +34,8 @@ use crate::{
 
 /// How often the memory broker forgets what has expired.
 const SWEEP: Duration = Duration::from_secs(5);
+/// How often the broker is asked for a sign of life.
+const PROBE: Duration = Duration::from_secs(5);
 /// Descriptors that are kept free of connections: files, the broker, upstreams.
 const RESERVED_DESCRIPTORS: u64 = 64;
 
@@ -64,6 +70,7 @@ pub struct App {
     shards: ShardThreads,
     closing: watch::Sender<bool>,
     background: Vec<JoinHandle<()>>,
+    renew_certificate: Option<Arc<Notify>>,
 }
 
 impl App {
@@ -84,9 +91,6 @@ impl App {
         metrics.collect(Box::new(HubFigures::new(hub.clone())));
         let broker = Arc::new(MemoryBroker::new(Deliver::new(hub.clone()), config.broker.max_memory.0));
         let gateway = Gateway::new(&config, Handle::current())?;
-        for app in gateway.weak_secrets() {
-            tracing::warn!(%app, "the secret is short enough to be guessed; use 32 random bytes");
-        }
         let id = node_id(&config);
         let max_subscriptions = config.connection.max_subscriptions;
         let node = Node::new(id, hub, broker.clone(), gateway, metrics.clone(), max_subscriptions);
@@ -98,18 +102,20 @@ impl App {
             max_body: config.http.max_body.0,
             tls: config.tls.is_some(),
         };
-        let tls = sockets::tls(&config)?;
-        let mut background = vec![tokio::spawn(sweep(broker))];
+        let certificate = Certificate::of(&config)?;
+        let mut background = vec![tokio::spawn(sweep(broker)), tokio::spawn(probe(node.clone()))];
+        let (tls, renew_certificate) = match certificate {
+            Some(Certificate { current, asked, watching }) => {
+                background.push(watching);
+                (Some(current), Some(asked))
+            }
+            None => (None, None),
+        };
         let Sockets { per_shard, addresses, metrics: metrics_listener } = sockets;
         let metrics_address = metrics_listener.as_ref().and_then(|listener| listener.local_addr().ok());
-        if let Some(listener) = metrics_listener {
-            background.push(tokio::spawn(serve_metrics(listener, metrics)));
-        }
-        let (tls, watcher) = tls.map_or((None, None), |(tls, watcher)| (Some(tls), Some(watcher)));
-        background.extend(watcher.map(tokio::spawn));
-        let shared = Shared { node: node.clone(), settings: Arc::new(settings), tls, closing: is_closing };
-        let shards = ShardThreads::start(shared, inboxes, per_shard)?;
-        Ok(Self { node, config, addresses, metrics_address, shards, closing, background })
+        let shared = Shared { node: node.clone(), settings: Arc::new(settings), tls, metrics, closing: is_closing };
+        let shards = ShardThreads::start(shared, inboxes, per_shard, metrics_listener)?;
+        Ok(Self { node, config, addresses, metrics_address, shards, closing, background, renew_certificate })
     }
 
     /// Where clients connect, with the ports that were chosen.
@@ -136,6 +142,9 @@ impl App {
             tracing::warn!(key, "takes effect at the next start only");
         }
         self.node.gateway().reload(&config)?;
+        if let Some(renew) = &self.renew_certificate {
+            renew.notify_one();
+        }
         self.config = config;
         info!("configuration reloaded");
         Ok(())
@@ -149,7 +158,11 @@ impl App {
         // Readiness and listeners: a load balancer that asks is told, one that does not is refused.
         self.closing.send_replace(true);
         drain::connections(self.node.hub(), drain).await;
-        self.background.iter().for_each(JoinHandle::abort);
+        for task in self.background {
+            task.abort();
+            // It was told to stop, and says so.
+            let _ = task.await;
+        }
         self.shards.stop().await;
         info!("stopped");
     }
@@ -218,8 +231,16 @@ async fn sweep(broker: Arc<MemoryBroker>) {
     }
 }
 
-async fn serve_metrics(listener: tokio::net::TcpListener, metrics: Arc<Metrics>) {
-    if let Err(error) = axum::serve(listener, metrics_router(metrics)).await {
-        tracing::error!(%error, "the listener for metrics failed");
+/// Asks the broker for a sign of life every few seconds, for the figures and for whoever looks at the log.
+async fn probe(node: Arc<Node>) {
+    let mut interval = tokio::time::interval(PROBE);
+    loop {
+        interval.tick().await;
+        let asked = std::time::Instant::now();
+        let answer = node.probe().await;
+        if let Err(error) = &answer {
+            tracing::warn!(%error, "the broker does not answer");
+        }
+        node.metrics().probed(answer.ok().map(|()| asked.elapsed()));
     }
 }

@@ -4,12 +4,13 @@
 //! it). From the bottom: [`domain`] is the vocabulary; [`config`], [`protocol`] and [`wire`] are pure; [`telemetry`]
 //! tells what happens; [`hub`] holds this node's connections, [`broker`] carries publications between nodes and
 //! [`gateway`] is the door; [`node`] does what a command asks; [`session`] is one connection's conversation;
-//! [`transport`] brings it frames; [`http`] is the router; [`app`] puts everything together, and [`cli`] is the command
+//! [`transport`] brings it frames; [`api`] serves the application's servers; [`http`] is the router; [`app`] puts everything together, and [`cli`] is the command
 //! line.
 //!
 //! To follow one publication: [`node::Node::publish`], [`broker::Broker::publish`], [`node::Deliver`],
 //! [`hub::Hub::fan_out`], [`hub::Shard::run`].
 
+pub mod api;
 pub mod app;
 pub mod broker;
 pub mod cli;

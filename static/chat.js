@@ -35,7 +35,8 @@ function button(text, className, onClick) {
   return made;
 }
 
-const randomId = () => [...crypto.getRandomValues(new Uint8Array(12))].map((byte) => byte.toString(16).padStart(2, '0')).join('');
+const randomId = () =>
+  [...crypto.getRandomValues(new Uint8Array(12))].map((byte) => byte.toString(16).padStart(2, '0')).join('');
 
 // ---- what is remembered ----
 
@@ -59,7 +60,12 @@ function remembered(storage, key, initial) {
 }
 
 /** For this browser: rooms, what was read, looks. For this window: who one is, so that two windows are two people. */
-const [settings, saveSettings] = remembered(() => localStorage, 'fanwire.chat', { rooms: START_ROOMS, read: {}, theme: 'system', name: '' });
+const [settings, saveSettings] = remembered(() => localStorage, 'fanwire.chat', {
+  rooms: START_ROOMS,
+  read: {},
+  theme: 'system',
+  name: '',
+});
 const [me, saveMe] = remembered(() => sessionStorage, 'fanwire.me', { id: randomId(), name: '', token: '', app: '' });
 
 function readAddress() {
@@ -74,7 +80,12 @@ function readAddress() {
 }
 
 function cleanRoomName(text) {
-  return text.normalize('NFC').trim().replace(/^#/, '').replace(/[\s\p{Cc}]+/gu, '-').slice(0, 60);
+  return text
+    .normalize('NFC')
+    .trim()
+    .replace(/^#/, '')
+    .replace(/[\s\p{Cc}]+/gu, '-')
+    .slice(0, 60);
 }
 
 // ---- people ----
@@ -106,15 +117,22 @@ function personOf({ connection, user, info }) {
 function authorOf({ from, data, tags }, members) {
   if (from?.user) {
     const info = members.find((member) => member.user === from.user)?.info;
-    return { key: `user ${from.user}`, name: nameOf(info?.name ?? data?.name, from.user), own: from.user === client.user };
+    return {
+      key: `user ${from.user}`,
+      name: nameOf(info?.name ?? data?.name, from.user),
+      own: from.user === client.user,
+    };
   }
-  if (typeof data?.by === 'string') return { key: `by ${data.by}`, name: nameOf(data.name), own: !client.user && data.by === me.id };
+  if (typeof data?.by === 'string')
+    return { key: `by ${data.by}`, name: nameOf(data.name), own: !client.user && data.by === me.id };
   return { key: 'elsewhere', name: nameOf(data?.name ?? tags?.name, 'From elsewhere'), own: false };
 }
 
 function avatar({ key, name }, id) {
   const letters = name.split(/\s+/u).map((word) => [...word][0] ?? '');
-  const initials = (letters.length > 1 ? letters[0] + letters.at(-1) : [...name].slice(0, 2).join('')).toLocaleUpperCase();
+  const initials = (
+    letters.length > 1 ? letters[0] + letters.at(-1) : [...name].slice(0, 2).join('')
+  ).toLocaleUpperCase();
   let hash = 7;
   for (const char of key) hash = (hash * 31 + char.codePointAt(0)) % 9973;
   const made = element('span', `avatar hue-${hash % 10}`, initials);
@@ -248,7 +266,11 @@ class Room {
   /** Something is missing and cannot be had any more: say so where it would have stood. */
   #onGap({ epoch, before }) {
     const lost = epoch !== before.epoch;
-    this.remark(lost ? 'The server lost its history here. What stands above is only on this page.' : 'Some messages in between are no longer kept.');
+    this.remark(
+      lost
+        ? 'The server lost its history here. What stands above is only on this page.'
+        : 'Some messages in between are no longer kept.',
+    );
   }
 
   #onRefused(error) {
@@ -311,7 +333,9 @@ class Room {
 
   send(text) {
     const nonce = randomId();
-    const author = client.user ? { key: `user ${client.user}`, name: ownName() } : { key: `by ${me.id}`, name: me.name };
+    const author = client.user
+      ? { key: `user ${client.user}`, name: ownName() }
+      : { key: `by ${me.id}`, name: me.name };
     const entry = this.add({ ...author, own: true, text, time: Date.now(), state: 'pending', nonce });
     this.pending.set(nonce, entry);
     this.#publish(entry);
@@ -321,7 +345,10 @@ class Room {
   async #publish(entry) {
     const { nonce, text } = entry;
     try {
-      await this.subscription.publish({ text, name: ownName(), by: me.id, nonce }, { event: 'chat', key: nonce, deadline: 60_000 });
+      await this.subscription.publish(
+        { text, name: ownName(), by: me.id, nonce },
+        { event: 'chat', key: nonce, deadline: 60_000 },
+      );
       if (entry.state === 'pending') entry.state = 'sent';
     } catch (error) {
       if (entry.state === 'sent') return;
@@ -380,7 +407,11 @@ class Room {
 
   #offerEarlier() {
     if (this.earlier || !(this.firstOffset > 1) || this.firstOffset === Infinity) return;
-    this.earlier = element('li', 'earlier', button('Show earlier messages', 'quiet', () => this.#showEarlier()));
+    this.earlier = element(
+      'li',
+      'earlier',
+      button('Show earlier messages', 'quiet', () => this.#showEarlier()),
+    );
     keepingScroll(this, () => this.list.prepend(this.earlier));
   }
 
@@ -388,10 +419,19 @@ class Room {
     const control = this.earlier.firstElementChild;
     control.disabled = true;
     try {
-      const { messages } = await client.history(`room:${this.name}`, { before: this.firstOffset, limit: 50, reverse: true });
+      const { messages } = await client.history(`room:${this.name}`, {
+        before: this.firstOffset,
+        limit: 50,
+        reverse: true,
+      });
       const height = $('log').scrollHeight;
       for (const message of messages) {
-        const entry = { ...authorOf(message, this.subscription.members), ...contentOf(message.data), time: message.time, state: 'sent' };
+        const entry = {
+          ...authorOf(message, this.subscription.members),
+          ...contentOf(message.data),
+          time: message.time,
+          state: 'sent',
+        };
         dress(entry);
         this.earlier.after(entry.node);
         regroup(entry.node);
@@ -408,7 +448,7 @@ class Room {
   }
 }
 
-const ownName = () => claims?.info?.name ?? client.user ?? me.name;
+const ownName = () => claims?.info?.name ?? claims?.sub ?? client.user ?? me.name;
 
 /** Whatever was published here, as something to show: other programs may send any JSON. */
 function contentOf(data) {
@@ -496,8 +536,13 @@ function regroup(node) {
   if (newDay && !line) node.prepend(element('div', 'line day', dayName(node.entry.time)));
   if (!newDay) line?.remove();
   const joins = (a, b) =>
-    a?.entry && b?.entry && a.entry.key === b.entry.key && a.entry.own === b.entry.own &&
-    b.entry.time - a.entry.time < GROUP_MS && day(a.entry) === day(b.entry) && !b.querySelector('.unread-line');
+    a?.entry &&
+    b?.entry &&
+    a.entry.key === b.entry.key &&
+    a.entry.own === b.entry.own &&
+    b.entry.time - a.entry.time < GROUP_MS &&
+    day(a.entry) === day(b.entry) &&
+    !b.querySelector('.unread-line');
   node.classList.toggle('first', !joins(previous, node));
   node.classList.toggle('last', !joins(node, next));
   previous?.classList.toggle('last', !joins(previous, node));
@@ -507,7 +552,12 @@ function regroup(node) {
 function dayName(time) {
   const days = Math.round((new Date().setHours(0, 0, 0, 0) - new Date(time).setHours(0, 0, 0, 0)) / 86_400_000);
   if (days === 0 || days === 1) return days ? 'Yesterday' : 'Today';
-  return new Date(time).toLocaleDateString([], { weekday: 'long', day: 'numeric', month: 'long', year: days > 300 ? 'numeric' : undefined });
+  return new Date(time).toLocaleDateString([], {
+    weekday: 'long',
+    day: 'numeric',
+    month: 'long',
+    year: days > 300 ? 'numeric' : undefined,
+  });
 }
 
 /** Changes the list so that who reads its end stays there, and who reads further up is not moved. */
@@ -547,7 +597,10 @@ function announce(room, text) {
     const all = spoken.splice(0);
     const [last, words] = all.at(-1);
     const where = last === current ? '' : ` in ${last.name}`;
-    $('announce').textContent = all.length === 1 ? `${words.slice(0, 300)}${where}` : `${all.length} new messages${where}, the last: ${words.slice(0, 200)}`;
+    $('announce').textContent =
+      all.length === 1
+        ? `${words.slice(0, 300)}${where}`
+        : `${all.length} new messages${where}, the last: ${words.slice(0, 200)}`;
   }, 600);
 }
 
@@ -658,7 +711,9 @@ function showTyping() {
   const now = Date.now();
   for (const [key, { until }] of current.typers) if (until <= now) current.typers.delete(key);
   const names = [...current.typers.values()].map(({ name }) => `\u2068${name}\u2069`); // Isolated: a name may run the other way.
-  const words = ['', `${names[0]} is typing`, `${names[0]} and ${names[1]} are typing`][names.length] ?? `${names.length} people are typing`;
+  const words =
+    ['', `${names[0]} is typing`, `${names[0]} and ${names[1]} are typing`][names.length] ??
+    `${names.length} people are typing`;
   $('typing').classList.toggle('on', names.length > 0);
   $('typing-text').textContent = words;
   clearTimeout(typingTimer);
@@ -666,9 +721,13 @@ function showTyping() {
 }
 
 function showCommand() {
-  const quoted = JSON.stringify({ channel: `room:${current.name}`, data: 'hello from a terminal' }).replaceAll("'", "'\\''");
+  const quoted = JSON.stringify({ channel: `room:${current.name}`, data: 'hello from a terminal' }).replaceAll(
+    "'",
+    "'\\''",
+  );
   const key = me.token ? " \\\n  -H 'Authorization: Bearer API-KEY'" : '';
-  $('curl').textContent = `curl ${location.origin}/v1/publish \\\n  -H 'Content-Type: application/json'${key} \\\n  -d '${quoted}'`;
+  $('curl').textContent =
+    `curl ${location.origin}/v1/publish \\\n  -H 'Content-Type: application/json'${key} \\\n  -d '${quoted}'`;
 }
 
 const hiddenText = (text) => element('span', 'hidden', text);
@@ -817,7 +876,7 @@ function onState({ state, transport, error, retryIn, attempt }) {
     waiting: 'Connection lost',
     closed: 'Not connected',
   };
-  $('connection').dataset.state = state;
+  $('connection').dataset.state = document.documentElement.dataset.connection = state;
   if ($('connection-text').textContent !== words[state]) $('connection-text').textContent = words[state];
   clearInterval(countdown);
   if (state === 'connected') {
@@ -847,7 +906,9 @@ function showNotice(text, action) {
 /** What the token says of oneself; the server has checked it. */
 function readClaims(token) {
   try {
-    const bytes = Uint8Array.from(atob(token.split('.')[1].replace(/-/g, '+').replace(/_/g, '/')), (char) => char.charCodeAt(0));
+    const bytes = Uint8Array.from(atob(token.split('.')[1].replace(/-/g, '+').replace(/_/g, '/')), (char) =>
+      char.charCodeAt(0),
+    );
     return JSON.parse(new TextDecoder().decode(bytes));
   } catch {
     return undefined;
@@ -884,7 +945,10 @@ function listen() {
   });
   $('rename').addEventListener('click', askName);
   $('name-form').addEventListener('submit', onName);
-  $('name-dialog').addEventListener('close', () => $('text').focus());
+  $('name-dialog').addEventListener('close', () => {
+    $('text').focus();
+    if (looking()) current.markRead();
+  });
   for (const each of panels) {
     each.open.addEventListener('click', () => openPanel(each));
     each.close.addEventListener('click', () => closePanels());
@@ -896,7 +960,10 @@ function listen() {
   });
   $('try-now').addEventListener('click', () => client.connect());
   $('copy').addEventListener('click', async () => {
-    const done = await navigator.clipboard?.writeText($('curl').textContent).then(() => true, () => false);
+    const done = await navigator.clipboard?.writeText($('curl').textContent).then(
+      () => true,
+      () => false,
+    );
     $('copy').textContent = done ? 'Copied' : 'Select it by hand';
     setTimeout(() => ($('copy').textContent = 'Copy'), 2000);
   });

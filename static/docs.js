@@ -24,7 +24,10 @@ function resolve(api, node) {
   for (let steps = 0; node?.$ref && steps < 20; steps++) {
     const { $ref, ...beside } = node;
     name = $ref.split('/').at(-1);
-    const target = $ref.replace(/^#\//, '').split('/').reduce((at, part) => at?.[unescapePointer(part)], api);
+    const target = $ref
+      .replace(/^#\//, '')
+      .split('/')
+      .reduce((at, part) => at?.[unescapePointer(part)], api);
     if (!target) return { node: { description: `(${$ref} is not in the document)` }, name };
     node = { ...target, ...beside };
   }
@@ -39,7 +42,9 @@ function operationsOf(api) {
     const item = resolve(api, reference).node;
     return METHODS.filter((method) => item[method]).map((method) => {
       const operation = item[method];
-      const parameters = [...(item.parameters ?? []), ...(operation.parameters ?? [])].map((each) => resolve(api, each).node);
+      const parameters = [...(item.parameters ?? []), ...(operation.parameters ?? [])].map(
+        (each) => resolve(api, each).node,
+      );
       const unique = new Map(parameters.map((each) => [`${each.in} ${each.name}`, each]));
       const id = operation.operationId ?? `${method}-${path}`.replace(/\W+/g, '-');
       return { ...operation, id, path, method, tag: operation.tags?.[0] ?? 'Other', parameters: [...unique.values()] };
@@ -64,7 +69,8 @@ function typeOf(api, reference, depth = 0) {
   const words = types.map((type) => {
     if (type === 'array') return `array of ${typeOf(api, node.items, depth + 1)}`;
     if (type === 'object' && name) return name;
-    if (type === 'object' && typeof node.additionalProperties === 'object') return `object of ${typeOf(api, node.additionalProperties, depth + 1)}`;
+    if (type === 'object' && typeof node.additionalProperties === 'object')
+      return `object of ${typeOf(api, node.additionalProperties, depth + 1)}`;
     return type;
   });
   return words.join(' or ') + (node.format ? ` (${node.format})` : '');
@@ -73,7 +79,9 @@ function typeOf(api, reference, depth = 0) {
 function limitsOf(schema) {
   const { minimum, maximum, minLength, maxLength, minItems, maxItems, pattern } = schema;
   const range = (least, most, unit) =>
-    least === undefined && most === undefined ? '' : `${least ?? ''}${least !== undefined && most !== undefined ? ' to ' : least === undefined ? 'at most ' : ' or more'}${most ?? ''}${unit}`;
+    least === undefined && most === undefined
+      ? ''
+      : `${least ?? ''}${least !== undefined && most !== undefined ? ' to ' : least === undefined ? 'at most ' : ' or more'}${most ?? ''}${unit}`;
   return [
     range(minimum, maximum, ''),
     range(minLength, maxLength, ' characters'),
@@ -113,21 +121,38 @@ function exampleOf(api, reference, seen = []) {
   }
   const type = [node.type].flat().find((each) => each !== 'null');
   if (type === 'array') return node.items ? [exampleOf(api, node.items, deeper)] : [];
-  return { string: node.format === 'date-time' ? '2026-01-31T12:00:00Z' : 'text', integer: 1, number: 1, boolean: true, object: {}, null: null }[type] ?? {};
+  return (
+    {
+      string: node.format === 'date-time' ? '2026-01-31T12:00:00Z' : 'text',
+      integer: 1,
+      number: 1,
+      boolean: true,
+      object: {},
+      null: null,
+    }[type] ?? {}
+  );
 }
 
 // ---- the page ----
 
 /** Text with paragraphs, lists and `code`, which is all the Markdown that the document uses. */
 function prose(text = '') {
-  return text.trim().split(/\n\s*\n/).filter(Boolean).map((block) => {
-    const lines = block.split('\n');
-    if (lines.every((line) => /^\s*[-*] /.test(line))) {
-      return element('ul', '', lines.map((line) => element('li', '', inline(line.replace(/^\s*[-*] /, '')))));
-    }
-    const heading = /^#+\s+(.*)$/.exec(block);
-    return heading ? element('p', 'strong', inline(heading[1])) : element('p', '', inline(block));
-  });
+  return text
+    .trim()
+    .split(/\n\s*\n/)
+    .filter(Boolean)
+    .map((block) => {
+      const lines = block.split('\n');
+      if (lines.every((line) => /^\s*[-*] /.test(line))) {
+        return element(
+          'ul',
+          '',
+          lines.map((line) => element('li', '', inline(line.replace(/^\s*[-*] /, '')))),
+        );
+      }
+      const heading = /^#+\s+(.*)$/.exec(block);
+      return heading ? element('p', 'strong', inline(heading[1])) : element('p', '', inline(block));
+    });
 }
 
 function inline(text) {
@@ -148,11 +173,21 @@ function schemaView(api, reference, depth = 0) {
     const kinds = some.filter((each) => resolve(api, each).node.type !== 'null');
     if (kinds.length === 1) return schemaView(api, kinds[0], depth);
     const views = kinds.map((each) => [typeOf(api, each), schemaView(api, each, depth + 1)]).filter(([, view]) => view);
-    return views.length ? element('div', 'kinds', views.map(([type, view]) => element('div', '', element('p', 'kind', type), view))) : null;
+    return views.length
+      ? element(
+          'div',
+          'kinds',
+          views.map(([type, view]) => element('div', '', element('p', 'kind', type), view)),
+        )
+      : null;
   }
   const { properties, required } = membersOf(api, node);
   if (Object.keys(properties).length === 0) return null;
-  return element('ul', 'members', Object.entries(properties).map(([name, schema]) => memberView(api, name, schema, required.has(name), depth)));
+  return element(
+    'ul',
+    'members',
+    Object.entries(properties).map(([name, schema]) => memberView(api, name, schema, required.has(name), depth)),
+  );
 }
 
 function hasMembers(api, reference, depth = 0) {
@@ -167,7 +202,8 @@ function hasMembers(api, reference, depth = 0) {
 function memberView(api, name, reference, required, depth) {
   const { node } = resolve(api, reference);
   const head = element(
-    'div', 'member',
+    'div',
+    'member',
     element('code', 'name', name),
     element('span', 'type', typeOf(api, reference)),
     required ? element('span', 'required', 'required') : null,
@@ -177,7 +213,10 @@ function memberView(api, name, reference, required, depth) {
   // What stands inside is made when it is opened: a schema may hold itself.
   if (depth < DEEPEST && hasMembers(api, reference)) {
     const details = element('details', '', element('summary', '', `members of ${name}`));
-    details.addEventListener('toggle', () => details.childElementCount === 1 && details.append(schemaView(api, reference, depth + 1)));
+    details.addEventListener(
+      'toggle',
+      () => details.childElementCount === 1 && details.append(schemaView(api, reference, depth + 1)),
+    );
     item.append(details);
   }
   return item;
@@ -191,7 +230,8 @@ function contentView(api, content = {}) {
     const sample = element('pre', '', text ?? '');
     sample.tabIndex = 0;
     return element(
-      'div', 'content',
+      'div',
+      'content',
       element('p', 'media', element('code', '', type), schema ? element('span', 'type', typeOf(api, schema)) : null),
       schema ? schemaView(api, schema) : null,
       text ? element('details', 'sample', element('summary', '', 'example'), sample) : null,
@@ -204,7 +244,8 @@ function parametersView(api, parameters) {
   const rows = parameters.map((parameter) => {
     const schema = parameter.schema ?? {};
     const head = element(
-      'div', 'member',
+      'div',
+      'member',
       element('code', 'name', parameter.name),
       element('span', 'type', `${typeOf(api, schema)}, in ${parameter.in}`),
       parameter.required ? element('span', 'required', 'required') : null,
@@ -218,26 +259,42 @@ function parametersView(api, parameters) {
 const section = (title, ...children) => element('section', '', element('h4', '', title), ...children);
 
 function responsesView(api, responses = {}) {
-  return section('Answers', element('ul', 'answers', Object.entries(responses).map(([status, reference]) => {
-    const response = resolve(api, reference).node;
-    const kind = /^[23]/.test(status) ? 'good' : 'bad';
-    const head = [element('code', `status ${kind}`, status), element('span', 'prose', inline(response.description ?? ''))];
-    const headers = Object.entries(response.headers ?? {}).map(([name, header]) =>
-      element('p', 'header', element('code', '', name), ' ', inline(resolve(api, header).node.description ?? '')));
-    const content = contentView(api, response.content);
-    if (content.length + headers.length === 0) return element('li', 'plain', head);
-    const details = element('details', '', element('summary', '', head), headers, content);
-    details.open = kind === 'good';
-    return element('li', '', details);
-  })));
+  return section(
+    'Answers',
+    element(
+      'ul',
+      'answers',
+      Object.entries(responses).map(([status, reference]) => {
+        const response = resolve(api, reference).node;
+        const kind = /^[23]/.test(status) ? 'good' : 'bad';
+        const head = [
+          element('code', `status ${kind}`, status),
+          element('span', 'prose', inline(response.description ?? '')),
+        ];
+        const headers = Object.entries(response.headers ?? {}).map(([name, header]) =>
+          element('p', 'header', element('code', '', name), ' ', inline(resolve(api, header).node.description ?? '')),
+        );
+        const content = contentView(api, response.content);
+        if (content.length + headers.length === 0) return element('li', 'plain', head);
+        const details = element('details', '', element('summary', '', head), headers, content);
+        details.open = kind === 'good';
+        return element('li', '', details);
+      }),
+    ),
+  );
 }
 
 function curlOf(api, operation) {
-  const parts = [`curl ${operation.method === 'get' ? '' : `-X ${operation.method.toUpperCase()} `}'${location.origin}${operation.path}'`];
+  const parts = [
+    `curl ${operation.method === 'get' ? '' : `-X ${operation.method.toUpperCase()} `}'${location.origin}${operation.path}'`,
+  ];
   if (securityOf(api, operation).length) parts.push("-H 'Authorization: Bearer KEY'");
   const body = resolve(api, operation.requestBody).node.content?.['application/json'];
   if (body) {
-    const value = body.example ?? Object.values(body.examples ?? {}).map((each) => resolve(api, each).node.value)[0] ?? exampleOf(api, body.schema ?? {});
+    const value =
+      body.example ??
+      Object.values(body.examples ?? {}).map((each) => resolve(api, each).node.value)[0] ??
+      exampleOf(api, body.schema ?? {});
     parts.push("-H 'Content-Type: application/json'", `-d '${JSON.stringify(value).replaceAll("'", "'\\''")}'`);
   }
   return parts.join(' \\\n  ');
@@ -258,19 +315,32 @@ function operationView(api, operation) {
   const curl = element('pre', '', curlOf(api, operation));
   curl.tabIndex = 0;
   const view = element(
-    'article', `operation${deprecated ? ' deprecated' : ''}`,
-    element('h3', '', element('a', 'anchor', element('span', `method ${method}`, method.toUpperCase()), element('code', 'path', path))),
+    'article',
+    `operation${deprecated ? ' deprecated' : ''}`,
+    element(
+      'h3',
+      '',
+      element('a', 'anchor', element('span', `method ${method}`, method.toUpperCase()), element('code', 'path', path)),
+    ),
     element('p', 'summary', inline(summary ?? ''), deprecated ? element('span', 'limit', 'deprecated') : null),
     element('div', 'prose', prose(description === summary ? '' : description)),
     parametersView(api, operation.parameters),
-    body ? section(`Body${body.required ? '' : ', optional'}`, element('div', 'prose', prose(body.description)), contentView(api, body.content)) : null,
+    body
+      ? section(
+          `Body${body.required ? '' : ', optional'}`,
+          element('div', 'prose', prose(body.description)),
+          contentView(api, body.content),
+        )
+      : null,
     responsesView(api, operation.responses),
     keys.length ? section('Needs one of', element('ul', 'keys', keys)) : null,
     element('details', 'sample', element('summary', '', 'with curl'), curl),
   );
   view.id = id;
   view.querySelector('.anchor').href = `#${id}`;
-  view.words = [method, path, summary, description, id, operation.tag, ...operation.parameters.map(({ name }) => name)].join(' ').toLowerCase();
+  view.words = [method, path, summary, description, id, operation.tag, ...operation.parameters.map(({ name }) => name)]
+    .join(' ')
+    .toLowerCase();
   return view;
 }
 
@@ -301,11 +371,22 @@ function show(api) {
     if (operations.length === 0) continue;
     const views = operations.map((operation) => operationView(api, operation));
     const links = operations.map(({ id, method, path }) => {
-      const link = element('a', '', element('span', `method ${method}`, method.toUpperCase()), element('span', 'path', breakable(path)));
+      const link = element(
+        'a',
+        '',
+        element('span', `method ${method}`, method.toUpperCase()),
+        element('span', 'path', breakable(path)),
+      );
       link.href = `#${id}`;
       return element('li', '', link);
     });
-    const group = element('section', 'group', element('h2', '', tag), element('div', 'prose', prose(description)), views);
+    const group = element(
+      'section',
+      'group',
+      element('h2', '', tag),
+      element('div', 'prose', prose(description)),
+      views,
+    );
     const list = element('div', '', element('h2', '', tag), element('ul', '', links));
     $('operations').append(group);
     $('contents').append(list);

@@ -109,6 +109,10 @@ export interface ClientOptions {
   pongTimeout?: number;
   /** Milliseconds that a publication may take with all retries; 30,000, at most 240,000. */
   publishDeadline?: number;
+  /**
+   * Frames that may be sent at once, and each second; 150. Keep it below the server's `frames_per_connection` (200).
+   */
+  framesPerSecond?: number;
   /** Publications that may wait; 256. */
   maxQueued?: number;
   /** Their size together, in characters of JSON; 1,048,576. One alone may always wait. */

@@ -40,6 +40,8 @@ const DEFAULTS = {
   /** Publications under way at once. */
   window: 32,
   maxReads: 128,
+  /** Frames at once and each second, to stay below what the server lets one connection send (200 by default). */
+  framesPerSecond: 150,
 };
 
 /** The close codes by the names that `disconnect` frames carry. */
@@ -153,6 +155,7 @@ export class Fanwire extends EventTarget {
   /** Ids of own publications without echo, so that a resumed subscription or an event stream does not show them. */
   #unechoed = new Set();
   #unwatch = () => {};
+  #linkMemory = {};
 
   constructor(url, options) {
     super();
@@ -313,7 +316,7 @@ export class Fanwire extends EventTarget {
       end: (facts) => link === this.#link && this.#ended(facts),
     };
     try {
-      link = new Link({ base: this.#base, token, settings: this.#settings }, hooks);
+      link = new Link({ base: this.#base, token, settings: this.#settings, memory: this.#linkMemory }, hooks);
     } catch (cause) {
       return this.#stop(new FanwireError('bad_request', cause.message, { cause }));
     }
@@ -815,6 +818,10 @@ class SocketLink {
   #ping;
   #disconnect = null;
   #over = false;
+  /** Frames that wait for their turn, and how many may go now. Bounded by what may be under way and by subscriptions. */
+  #waiting = [];
+  #allowance;
+  #countedAt = performance.now();
 
   constructor({ base, token, settings }, hooks) {
     const url = new URL('v1/ws', base);
@@ -825,6 +832,7 @@ class SocketLink {
     // A sub-protocol is not written to logs, as a query would be.
     this.#socket = new Socket(url.href, token ? ['fanwire.v1', `bearer.${token}`] : ['fanwire.v1']);
     this.#settings = settings;
+    this.#allowance = settings.framesPerSecond;
     this.#hooks = hooks;
     this.#timers.set('open', settings.openTimeout, () => this.fail(4000, 'no welcome in time'));
     this.#socket.onmessage = ({ data }) => this.#onText(data);
@@ -833,13 +841,30 @@ class SocketLink {
   }
 
   send(text) {
+    this.#waiting.push(text);
+    this.#flush();
+  }
+
+  /** A bucket that fills evenly: a client with many subscriptions would else break the server's limit on its return. */
+  #flush() {
+    const { framesPerSecond } = this.#settings;
+    const now = performance.now();
+    this.#allowance = Math.min(framesPerSecond, this.#allowance + ((now - this.#countedAt) * framesPerSecond) / 1000);
+    this.#countedAt = now;
+    const sent = this.#waiting.splice(0, this.#allowance);
+    this.#allowance -= sent.length;
+    for (const text of sent) this.#write(text);
+    if (this.#waiting.length) this.#timers.set('flush', 50, () => this.#flush());
+  }
+
+  #write(text) {
     if (this.#socket.readyState === 1) this.#socket.send(text);
   }
 
   /** Asks for a sign of life within `timeout`. */
   probe(timeout) {
     if (!this.#ping || this.#timers.has('pong')) return;
-    this.send('{"type":"ping"}');
+    this.#write('{"type":"ping"}');
     this.#timers.set('pong', timeout, () => this.fail(4000, 'the server went silent'));
   }
 
@@ -894,7 +919,8 @@ class StreamLink {
   #timers = new Timers();
   /** By channel: what was asked, what is known, and what is held back while history is read. */
   #channels = new Map();
-  #lastEventId = '';
+  /** What outlives one link: the last event's id, from which the next one resumes. */
+  #memory;
   #stream = null;
   #oneByOne = false;
   #comments = false;
@@ -902,7 +928,8 @@ class StreamLink {
   #publishing = Promise.resolve();
   #stopped = new AbortController();
 
-  constructor({ base, token, settings }, hooks) {
+  constructor({ base, token, settings, memory }, hooks) {
+    this.#memory = memory;
     this.#base = base;
     this.#token = token;
     this.#settings = settings;
@@ -1011,7 +1038,7 @@ class StreamLink {
       url.searchParams.append('channel', name);
     }
     const headers = { accept: 'text/event-stream' };
-    if (this.#lastEventId) headers['last-event-id'] = this.#lastEventId;
+    if (this.#memory.lastEventId) headers['last-event-id'] = this.#memory.lastEventId;
     this.#timers.set('open', this.#settings.openTimeout, () =>
       this.fail(4000, 'the event stream did not open in time'),
     );
@@ -1061,7 +1088,7 @@ class StreamLink {
     this.#comments ||= comment === true;
     this.#heard();
     if (comment) return;
-    if (id !== undefined) this.#lastEventId = id;
+    if (id !== undefined) this.#memory.lastEventId = id;
     if (!data) return;
     const frame = JSON.parse(data);
     if (event === 'subscribed') return this.#subscribed(frame);
@@ -1073,10 +1100,8 @@ class StreamLink {
   }
 
   #pass(channel, frame) {
-    if (channel.position && frame.offset !== undefined) {
-      if (frame.offset <= channel.position.offset) return;
-      channel.position.offset = frame.offset;
-    }
+    // What history and the stream both brought is dropped by the subscription, which holds the position that counts.
+    if (channel.position) channel.position.offset = Math.max(channel.position.offset, frame.offset ?? 0);
     this.#emit({ ...frame, type: 'message' });
   }
 

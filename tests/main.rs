@@ -3,4 +3,16 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod architecture;
+mod broker_contract;
 mod cli;
+mod docs;
+mod http_api;
+mod native;
+mod plain;
+mod recovery;
+mod shutdown;
+mod sse;
+#[allow(dead_code)] // What one suite does not need, the next one does.
+mod support;
+mod terminal;
+mod transcripts;

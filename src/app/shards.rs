@@ -9,9 +9,10 @@ use tokio::{
 };
 
 use crate::{
-    http::{Listening, router, serve},
+    http::{Listening, metrics_router, router, serve},
     hub::{Item, Shard},
     node::Node,
+    telemetry::Metrics,
     transport::{Door, DoorSettings},
 };
 
@@ -21,6 +22,7 @@ pub(super) struct Shared {
     pub node: Arc<Node>,
     pub settings: Arc<DoorSettings>,
     pub tls: Option<watch::Receiver<Arc<rustls::ServerConfig>>>,
+    pub metrics: Arc<Metrics>,
     pub closing: watch::Receiver<bool>,
 }
 
@@ -31,14 +33,16 @@ pub(super) struct ShardThreads {
 }
 
 impl ShardThreads {
-    /// Starts a thread for each inbox, which serves the listeners with the same number.
+    /// Starts a thread for each inbox, which serves the listeners with the same number; the first also the figures.
     pub fn start(
         shared: Shared,
         inboxes: Vec<UnboundedReceiver<Item>>,
         listeners: Vec<Vec<std::net::TcpListener>>,
+        mut metrics: Option<std::net::TcpListener>,
     ) -> io::Result<Self> {
         let (stop, stopped) = watch::channel(false);
         let threads = inboxes.into_iter().zip(listeners).enumerate().map(|(index, (inbox, listeners))| {
+            let listeners = Listeners { clients: listeners, metrics: metrics.take() };
             let (shared, stopped) = (shared.clone(), stopped.clone());
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             thread::Builder::new().name(format!("shard-{index}")).spawn(move || {
@@ -66,39 +70,48 @@ impl ShardThreads {
     }
 }
 
+/// What one shard's thread listens on.
+struct Listeners {
+    clients: Vec<std::net::TcpListener>,
+    metrics: Option<std::net::TcpListener>,
+}
+
 async fn run(
     shared: Shared,
     index: usize,
     inbox: UnboundedReceiver<Item>,
-    listeners: Vec<std::net::TcpListener>,
+    listeners: Listeners,
     mut stopped: watch::Receiver<bool>,
 ) {
     let shard = Shard::new(shared.node.hub().clone(), index);
-    let door = Door { node: shared.node.clone(), shard: index, settings: shared.settings.clone() };
-    let router = router(door);
     let open = Rc::new(Cell::new(0));
-    for listener in listeners {
-        let listener = match TcpListener::from_std(listener) {
-            Ok(listener) => listener,
-            Err(error) => {
-                tracing::error!(%error, "a listener could not be used");
-                continue;
-            }
-        };
+    let door = Door { node: shared.node.clone(), shard: index, settings: shared.settings.clone() };
+    let listening = |listener, router, tls| {
         let node = shared.node.clone();
-        spawn_local(serve(Listening {
+        Listening {
             listener,
-            router: router.clone(),
-            tls: shared.tls.clone(),
+            router,
+            tls,
             max_connections: shared.settings.max_connections,
             open: open.clone(),
             adopted: Rc::new(move || node.hub().connections()),
             closing: shared.closing.clone(),
-        }));
+        }
+    };
+    let router = router(door);
+    for listener in listeners.clients.into_iter().filter_map(usable) {
+        spawn_local(serve(listening(listener, router.clone(), shared.tls.clone())));
+    }
+    if let Some(listener) = listeners.metrics.and_then(usable) {
+        spawn_local(serve(listening(listener, metrics_router(shared.metrics.clone()), None)));
     }
     spawn_local(shard.clone().tick());
     tokio::select! {
         () = shard.run(inbox) => {}
         _ = stopped.wait_for(|stopped| *stopped) => {}
     }
+}
+
+fn usable(listener: std::net::TcpListener) -> Option<TcpListener> {
+    TcpListener::from_std(listener).inspect_err(|error| tracing::error!(%error, "a listener could not be used")).ok()
 }

@@ -13,7 +13,10 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::sync::watch;
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinHandle,
+};
 
 use super::RunError;
 use crate::config::{Config, TlsConfig};
@@ -30,7 +33,7 @@ pub(super) struct Sockets {
     /// The addresses, with the ports that were chosen.
     pub addresses: Vec<SocketAddr>,
     /// For `/metrics`.
-    pub metrics: Option<tokio::net::TcpListener>,
+    pub metrics: Option<TcpListener>,
 }
 
 impl Sockets {
@@ -53,13 +56,13 @@ impl Sockets {
     }
 }
 
-fn metrics(config: &Config) -> Result<Option<tokio::net::TcpListener>, RunError> {
+fn metrics(config: &Config) -> Result<Option<TcpListener>, RunError> {
     if config.metrics_listen.is_empty() {
         return Ok(None);
     }
     let bound = config.metrics_listen.parse().map_err(io::Error::other).and_then(|address| listener(address, false));
     match bound {
-        Ok(listener) => Ok(Some(tokio::net::TcpListener::from_std(listener)?)),
+        Ok(listener) => Ok(Some(listener)),
         Err(error) if config.is_development() => {
             tracing::warn!(address = config.metrics_listen, %error, "no metrics: the address cannot be listened on");
             Ok(None)
@@ -83,22 +86,34 @@ fn listener(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-type TlsWatch = (watch::Receiver<Arc<ServerConfig>>, std::pin::Pin<Box<dyn Future<Output = ()> + Send>>);
-
-/// The certificate, and a task that loads it anew when its files change.
-pub(super) fn tls(config: &Config) -> Result<Option<TlsWatch>, RunError> {
-    let Some(tls) = config.tls.clone() else { return Ok(None) };
-    let (tx, rx) = watch::channel(load(&tls).map_err(RunError::Tls)?);
-    Ok(Some((rx, Box::pin(watch_files(tls, tx)))))
+/// A certificate that is loaded anew when its files change, or when somebody asks.
+pub(super) struct Certificate {
+    pub current: watch::Receiver<Arc<ServerConfig>>,
+    pub asked: Arc<Notify>,
+    pub watching: JoinHandle<()>,
 }
 
-async fn watch_files(tls: TlsConfig, tx: watch::Sender<Arc<ServerConfig>>) {
+impl Certificate {
+    /// Loads what the configuration names, if it names one.
+    pub fn of(config: &Config) -> Result<Option<Self>, RunError> {
+        let Some(tls) = config.tls.clone() else { return Ok(None) };
+        let (tx, current) = watch::channel(load(&tls).map_err(RunError::Tls)?);
+        let asked = Arc::new(Notify::new());
+        let watching = tokio::spawn(watch_files(tls, tx, asked.clone()));
+        Ok(Some(Self { current, asked, watching }))
+    }
+}
+
+async fn watch_files(tls: TlsConfig, tx: watch::Sender<Arc<ServerConfig>>, asked: Arc<Notify>) {
     let mut seen = changed_at(&tls);
     let mut interval = tokio::time::interval(CERTIFICATE_LOOK);
     loop {
-        interval.tick().await;
+        let must = tokio::select! {
+            _ = interval.tick() => false,
+            () = asked.notified() => true,
+        };
         let now = changed_at(&tls);
-        if now == seen {
+        if now == seen && !must {
             continue;
         }
         seen = now;

@@ -38,6 +38,11 @@ impl Epoch {
     pub fn from_bits(bits: u64) -> Self {
         Self(bits)
     }
+
+    /// The bits that it was made from.
+    pub fn to_bits(self) -> u64 {
+        self.0
+    }
 }
 
 impl fmt::Display for Epoch {

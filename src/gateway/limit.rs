@@ -4,6 +4,7 @@
 
 use std::{
     collections::HashMap,
+    hash::BuildHasher,
     net::{IpAddr, Ipv6Addr},
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
@@ -63,13 +64,12 @@ fn nanoseconds(count: u128) -> Duration {
     Duration::from_nanos(u64::try_from(count).unwrap_or(u64::MAX))
 }
 
-/// Counts new connections by client address.
+/// Buckets by key, such as a client's address.
 ///
-/// Two generations of buckets: a bucket that was not asked for a whole generation, which lasts at least the rate's
-/// period, is full again and may be forgotten with it. If more than [`AddressLimit::MAX_YOUNG`] addresses come in one
+/// There are two generations of them: a bucket that was not asked for a whole generation, which lasts at least the rate's
+/// period, is full again and may be forgotten with it. If more than [`Buckets::MAX_YOUNG`] keys come in one
 /// generation it ends early and the quietest are forgotten too soon: memory is bounded before fairness is.
-pub(super) struct AddressLimit {
-    rate: Rate,
+pub(super) struct Buckets {
     generations: Mutex<Generations>,
 }
 
@@ -79,13 +79,47 @@ struct Generations {
     old: HashMap<u64, TokenBucket, foldhash::quality::RandomState>,
 }
 
-impl AddressLimit {
-    /// The most addresses in one generation: 2 × 65,536 × 33 bytes are about 4 MiB.
+impl Buckets {
+    /// The most keys in one generation: 2 × 65,536 × 33 bytes are about 4 MiB.
     const MAX_YOUNG: usize = 65_536;
 
-    pub(super) fn new(rate: Rate, now: Instant) -> Self {
+    pub(super) fn new(now: Instant) -> Self {
         let generations = Generations { began: now, young: HashMap::default(), old: HashMap::default() };
-        Self { rate, generations: Mutex::new(generations) }
+        Self { generations: Mutex::new(generations) }
+    }
+
+    /// Takes one token from the bucket of `key`. A generation lasts `generation` at least.
+    ///
+    /// # Errors
+    /// How long to wait.
+    pub(super) fn take(&self, key: u64, rate: Rate, generation: Duration, now: Instant) -> Result<(), Duration> {
+        let mut generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
+        let full = Self::MAX_YOUNG <= generations.young.len();
+        if full || generation <= now.saturating_duration_since(generations.began) {
+            generations.old = std::mem::take(&mut generations.young);
+            generations.began = now;
+        }
+        let Generations { young, old, .. } = &mut *generations;
+        let bucket = young.entry(key).or_insert_with(|| old.remove(&key).unwrap_or_else(|| TokenBucket::full(now)));
+        bucket.take(rate, now)
+    }
+
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        let generations = self.generations.lock().unwrap();
+        generations.young.len() + generations.old.len()
+    }
+}
+
+/// Counts new connections by client address.
+pub(super) struct AddressLimit {
+    rate: Rate,
+    buckets: Buckets,
+}
+
+impl AddressLimit {
+    pub(super) fn new(rate: Rate, now: Instant) -> Self {
+        Self { rate, buckets: Buckets::new(now) }
     }
 
     pub(super) fn rate(&self) -> Rate {
@@ -98,22 +132,41 @@ impl AddressLimit {
     /// How long `address` has to wait.
     pub(super) fn admit(&self, address: IpAddr, now: Instant) -> Result<(), Duration> {
         let Rate(Some((_, period))) = self.rate else { return Ok(()) };
-        let mut generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
-        let full = Self::MAX_YOUNG <= generations.young.len();
-        if full || period <= now.saturating_duration_since(generations.began) {
-            generations.old = std::mem::take(&mut generations.young);
-            generations.began = now;
-        }
-        let Generations { young, old, .. } = &mut *generations;
-        let key = network(address);
-        let bucket = young.entry(key).or_insert_with(|| old.remove(&key).unwrap_or_else(|| TokenBucket::full(now)));
-        bucket.take(self.rate, now)
+        self.buckets.take(network(address), self.rate, period, now)
+    }
+}
+
+/// Counts publications that come without a connection, by user, or by address where there is none: what a namespace
+/// lets one connection publish, a client may not exceed by calling.
+pub(super) struct PublicationLimit {
+    buckets: Buckets,
+    hasher: foldhash::quality::RandomState,
+}
+
+impl PublicationLimit {
+    /// How long a generation lasts; a longer period of a rate is as good as this one.
+    const GENERATION: Duration = Duration::from_secs(60);
+
+    pub(super) fn new(now: Instant) -> Self {
+        Self { buckets: Buckets::new(now), hasher: foldhash::quality::RandomState::default() }
     }
 
-    #[cfg(test)]
-    fn len(&self) -> usize {
-        let generations = self.generations.lock().unwrap();
-        generations.young.len() + generations.old.len()
+    /// Counts one publication of `user`, else from `address`.
+    ///
+    /// # Errors
+    /// How long to wait.
+    pub(super) fn admit(
+        &self,
+        (app, namespace): (&str, &str),
+        user: Option<&str>,
+        address: IpAddr,
+        rate: Rate,
+        now: Instant,
+    ) -> Result<(), Duration> {
+        let Rate(Some((_, period))) = rate else { return Ok(()) };
+        let who = user.ok_or_else(|| network(address));
+        let key = self.hasher.hash_one((app, namespace, who));
+        self.buckets.take(key, rate, period.max(Self::GENERATION), now)
     }
 }
 
@@ -138,6 +191,22 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn publications_are_counted_by_app_namespace_and_user_or_address() {
+        let (now, limit) = (Instant::now(), PublicationLimit::new(Instant::now()));
+        let rate = rate(1, Duration::from_secs(10));
+        let admitted =
+            |place, user, address: &str| limit.admit(place, user, address.parse().unwrap(), rate, now).is_ok();
+        let place = ("shop", "room");
+        assert!(admitted(place, Some("ann"), "192.0.2.1") && !admitted(place, Some("ann"), "192.0.2.2"));
+        assert!(admitted(place, Some("bob"), "192.0.2.1"));
+        assert!(admitted(place, None, "192.0.2.1") && !admitted(place, None, "192.0.2.1"));
+        assert!(admitted(place, None, "192.0.2.2"));
+        assert!(
+            admitted(("bank", "room"), Some("ann"), "192.0.2.1") && admitted(("shop", ""), Some("ann"), "192.0.2.1")
+        );
+    }
 
     const fn rate(burst: u32, period: Duration) -> Rate {
         Rate(Some((burst, period)))
@@ -258,10 +327,10 @@ mod tests {
         for address in 0..300_000_u32 {
             let _ = limit.admit(IpAddr::V4(address.into()), start);
         }
-        assert!(limit.len() <= 2 * AddressLimit::MAX_YOUNG);
+        assert!(limit.buckets.len() <= 2 * Buckets::MAX_YOUNG);
         for seconds in [20, 40] {
             limit.admit("192.0.2.1".parse().unwrap(), start + Duration::from_secs(seconds)).unwrap();
         }
-        assert_eq!(limit.len(), 1);
+        assert_eq!(limit.buckets.len(), 1);
     }
 }

@@ -11,6 +11,7 @@ mod address;
 mod auth;
 mod jwks;
 mod limit;
+pub mod opening;
 mod origin;
 mod settings;
 #[cfg(test)]
@@ -32,7 +33,7 @@ use tracing::warn;
 use self::settings::Settings;
 use crate::{
     config::{ApiScope, Config, NamespaceConfig, Rate},
-    domain::{AppId, ChannelName, ErrorCode, Refusal},
+    domain::{AppId, ChannelName, ErrorCode, Refusal, UserId},
 };
 
 pub use auth::{App, LEEWAY_SECONDS, MintError, SubscriptionGrant, TokenError, Verified, mint};
@@ -41,6 +42,7 @@ pub use limit::TokenBucket;
 /// What stands between the outside and the node.
 pub struct Gateway {
     settings: ArcSwap<Settings>,
+    publications: limit::PublicationLimit,
     /// Where keys are fetched.
     background: Handle,
 }
@@ -99,7 +101,8 @@ impl Gateway {
     /// Every problem at once: files that cannot be read, keys that do not fit their algorithm, names used twice.
     pub fn new(config: &Config, background: Handle) -> Result<Arc<Self>, GatewayError> {
         let (settings, _) = Settings::new(config, None, &background)?;
-        Ok(Arc::new(Self { settings: ArcSwap::from_pointee(settings), background }))
+        let publications = limit::PublicationLimit::new(Instant::now());
+        Ok(Arc::new(Self { settings: ArcSwap::from_pointee(settings), publications, background }))
     }
 
     /// Replaces the settings, or keeps all of the old ones.
@@ -187,6 +190,15 @@ impl Gateway {
         self.settings.load().origins.check(headers, tls)
     }
 
+    /// Whether the server may be called what a request calls it: in development mode only by a loopback name, so that no
+    /// page on the internet can reach it by letting its own name point here (DNS rebinding).
+    ///
+    /// # Errors
+    /// `forbidden`.
+    pub fn check_host(&self, headers: &http::HeaderMap) -> Result<(), Refusal> {
+        self.settings.load().origins.check_host(headers)
+    }
+
     /// The client's address: `peer`, or what trusted proxies say of it.
     pub fn client_address(&self, peer: IpAddr, headers: &http::HeaderMap) -> IpAddr {
         let settings = self.settings.load();
@@ -204,6 +216,25 @@ impl Gateway {
     /// How many commands a connection may send.
     pub fn frames_per_connection(&self) -> Rate {
         self.settings.load().frames_per_connection
+    }
+
+    /// Counts a publication that came without a connection, of `user`, or from `address` where there is none: its
+    /// namespace's `publish_rate` holds for them as for one connection.
+    ///
+    /// # Errors
+    /// `rate_limited`, with how long to wait.
+    pub fn admit_publication(
+        &self,
+        app: &AppId,
+        channel: &ChannelName,
+        user: Option<&UserId>,
+        address: IpAddr,
+    ) -> Result<(), Refusal> {
+        let Some(namespace) = self.namespace(channel) else { return Ok(()) };
+        let (place, user) = ((app.as_str(), channel.namespace()), user.map(UserId::as_str));
+        self.publications.admit(place, user, address, namespace.publish_rate, Instant::now()).map_err(|wait| {
+            Refusal::new(ErrorCode::RateLimited, "too many publications").in_channel(channel).retry_after(wait)
+        })
     }
 
     /// Counts a new connection from `address`.

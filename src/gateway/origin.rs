@@ -51,11 +51,8 @@ impl Origins {
 
     /// Whether a request with `headers` may pass; `tls` if it came to us encrypted.
     pub(super) fn check(&self, headers: &HeaderMap, tls: bool) -> Result<(), Refusal> {
+        self.check_host(headers)?;
         let host = one(headers, header::HOST)?;
-        if self.only_loopback && !host.and_then(split_host).is_some_and(|(host, _)| is_loopback(&host)) {
-            let message = "in development mode the server answers only to localhost, 127.0.0.1 and [::1]";
-            return Err(Refusal::new(ErrorCode::Forbidden, message));
-        }
         let Some(text) = one(headers, header::ORIGIN)? else { return Ok(()) };
         let allowed =
             |origin: Origin| self.listed.contains(&origin) || host.is_some_and(|host| origin.is_at(host, tls));
@@ -64,6 +61,20 @@ impl Origins {
             false => {
                 let quoted: String = text.chars().take(QUOTED_CHARACTERS).collect();
                 Err(Refusal::new(ErrorCode::Forbidden, format!("the origin {quoted:?} is not in http.allowed_origins")))
+            }
+        }
+    }
+}
+
+impl Origins {
+    /// Whether the server may be called what a request calls it.
+    pub(super) fn check_host(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+        let host = one(headers, header::HOST)?;
+        match self.only_loopback && !host.and_then(split_host).is_some_and(|(host, _)| is_loopback(&host)) {
+            false => Ok(()),
+            true => {
+                let message = "in development mode the server answers only to localhost, 127.0.0.1 and [::1]";
+                Err(Refusal::new(ErrorCode::Forbidden, message))
             }
         }
     }

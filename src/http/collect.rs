@@ -52,15 +52,25 @@ impl Collector for HubFigures {
         };
         let deliveries = self.sum(|counters| counters.deliveries.get());
         counter("deliveries", "Publications handed to connections", deliveries)?;
-        let behind = self.sum(|counters| counters.caught_behind.get());
-        counter("slow_caught_up", "Subscriptions that fell behind and catch up from history", behind)?;
-        let ended = self.sum(|counters| counters.slow_disconnected.get());
-        counter("slow_disconnected", "Connections ended for being slow", ended)?;
+        self.slow(&mut encoder)?;
         self.delivery_time(encoder)
     }
 }
 
 impl HubFigures {
+    fn slow(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let caught_up = self.sum(|counters| counters.caught_behind.get());
+        let disconnected = self.sum(|counters| counters.slow_disconnected.get());
+        let help = "Subscriptions that fell behind, and connections that were ended for it";
+        let kind = prometheus_client::metrics::MetricType::Counter;
+        let mut metric = encoder.encode_descriptor("slow_connections", help, None, kind)?;
+        for (outcome, value) in [("catch_up", caught_up), ("disconnected", disconnected)] {
+            let labels = [("outcome", outcome)];
+            ConstCounter::new(value).encode(metric.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+
     fn delivery_time(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let mut counts = [0; Times::BOUNDS.len() + 1];
         let mut sum = 0.0;
@@ -69,7 +79,7 @@ impl HubFigures {
             counts.iter_mut().zip(own).for_each(|(count, own)| *count += own);
             sum += own_sum;
         }
-        let bounds = Times::BOUNDS.into_iter().chain([f64::MAX]);
+        let bounds = Times::BOUNDS.into_iter().chain([f64::INFINITY]);
         let buckets: Vec<_> = bounds.zip(counts).collect();
         let help = "From the broker's acceptance to the write to a shard's last subscriber";
         let kind = prometheus_client::metrics::MetricType::Histogram;

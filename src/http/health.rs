@@ -10,14 +10,28 @@ use http::{HeaderValue, StatusCode, header};
 
 use crate::{protocol::native::Json, telemetry::Metrics, transport::Door};
 
-/// `GET /healthz`: the process serves.
+/// Is the process alive?
+#[utoipa::path(
+    get, path = "/healthz", tag = "Health", operation_id = "healthz",
+    responses((status = 200, description = "It serves.", body = Status, example = json!({"status": "ok"}))),
+)]
 pub async fn live() -> Response {
     json(StatusCode::OK, |json| {
         json.word("status", "ok");
     })
 }
 
-/// `GET /readyz`: it can serve; the broker answers and the node is not draining.
+/// Can it serve?
+///
+/// The broker answers, and the node is not draining.
+#[utoipa::path(
+    get, path = "/readyz", tag = "Health", operation_id = "readyz",
+    responses(
+        (status = 200, description = "It can.", body = Status, example = json!({"status": "ready"})),
+        (status = 503, description = "It cannot, and why.", body = Status,
+            example = json!({"status": "unavailable", "reason": "draining"})),
+    ),
+)]
 pub async fn ready(State(door): State<Door>) -> Response {
     let reason = match door.node.is_draining() {
         true => Err("draining".to_owned()),
@@ -31,6 +45,16 @@ pub async fn ready(State(door): State<Door>) -> Response {
             json.word("status", "unavailable").text("reason", &reason);
         }),
     }
+}
+
+/// How the process is.
+#[derive(serde::Serialize, utoipa::ToSchema)]
+pub struct Status {
+    /// `ok`, `ready` or `unavailable`.
+    status: String,
+    /// Why it is unavailable.
+    #[schema(nullable = false)]
+    reason: Option<String>,
 }
 
 /// `GET /metrics`, on a listener of its own.

@@ -2,9 +2,10 @@
 
 pub mod assets;
 mod collect;
-mod error;
+mod events;
 mod health;
 mod layers;
+mod openapi;
 mod router;
 mod serve;
 mod upgrade;

@@ -26,6 +26,9 @@ const MAX_HEADERS: usize = 64;
 /// Bytes that the kernel may hold for a connection before it says that it takes no more: else a stalled client keeps
 /// megabytes there before anybody notices that it is slow.
 const UNSENT_BYTES: u32 = 16 << 10;
+/// How long what was sent may go unacknowledged, or wait for a peer that takes nothing, before the connection is given up.
+/// A WebSocket's pings find that out too; for an event stream, which has no pongs, this is the only way.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(35);
 /// How long to pause after `accept` failed for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -115,7 +118,9 @@ async fn serve_connection(
     closing: watch::Receiver<bool>,
 ) -> Result<(), ServeError> {
     socket.set_nodelay(true)?;
-    socket2::SockRef::from(&socket).set_tcp_notsent_lowat(UNSENT_BYTES)?;
+    let options = socket2::SockRef::from(&socket);
+    options.set_tcp_notsent_lowat(UNSENT_BYTES)?;
+    options.set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
     match tls {
         None => serve_http(socket, peer, router, closing).await,
         Some(config) => {

@@ -9,37 +9,55 @@ use axum::{
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use hyper::upgrade::OnUpgrade;
 
-use super::error::Problem;
 use crate::{
+    api::{Problem, problem::ProblemDocument, schema::Refused},
     domain::{ErrorCode, Refusal},
+    gateway::opening::Opening,
     transport::{
         Door, Peer,
         handshake::{Handshake, HandshakeError},
-        opening::Opening,
         websocket::{Accepted, adopt},
     },
 };
 
-/// Answers the handshake and hands the socket over.
+/// Connect by WebSocket
+///
+/// Speaks `fanwire.v1`: one JSON object a frame, as `docs/protocol-native.md` says. A bad token, an unknown app or a full
+/// one is told inside, by a `disconnect` frame and a close code; what is refused by status is told here.
+#[utoipa::path(
+    get, path = "/v1/ws", tag = "Clients", operation_id = "connect",
+    params(
+        ("token" = Option<String>, Query, description = "The token, since a page cannot set headers. The sub-protocol \
+            `bearer.<token>` or an `auth` frame do as well, and leave no trace in a proxy's log."),
+        ("app" = Option<String>, Query, description = "The app's public key; may be left out where there is one app."),
+    ),
+    responses(
+        (status = 101, description = "The connection is a WebSocket from here on."),
+        (status = 426, description = "It is no WebSocket handshake, or one of another version.",
+            body = ProblemDocument, content_type = "application/problem+json"),
+        Refused,
+    ),
+    security(("token" = []), ("token_in_query" = []), ()),
+)]
 pub async fn websocket(State(door): State<Door>, mut request: Request) -> Response {
     let handshake = match Handshake::check(request.method(), request.headers(), door.settings.compression) {
         Ok(handshake) => handshake,
         Err(error) => return refused(error),
     };
     if let Err(refusal) = admit(&door, &request) {
-        door.node.metrics().refusal(refusal.code);
-        return Problem(refusal).into_response();
+        return Problem::from(refusal).into_response();
     }
     let Some(upgrade) = request.extensions_mut().remove::<OnUpgrade>() else {
-        return Problem(Refusal::new(ErrorCode::BadRequest, "this connection cannot be upgraded")).into_response();
+        return Problem::from(Refusal::new(ErrorCode::BadRequest, "this connection cannot be upgraded"))
+            .into_response();
     };
-    let opening = Opening::read(&door.node, request.uri(), request.headers());
+    let opening = Opening::read(door.node.gateway(), request.uri(), request.headers());
     adopt(&door, Accepted { upgrade, opening, deflated: handshake.extensions.is_some() });
     switching(handshake)
 }
 
 /// Everything that is refused by status, since no page could read it anyway.
-fn admit(door: &Door, request: &Request) -> Result<(), Refusal> {
+pub(super) fn admit(door: &Door, request: &Request) -> Result<(), Refusal> {
     let gateway = door.node.gateway();
     gateway.check_origin(request.headers(), door.settings.tls)?;
     let away = |why: &str| Refusal::new(ErrorCode::Unavailable, why).retry_after(Duration::from_secs(1));
@@ -70,15 +88,15 @@ fn switching(handshake: Handshake) -> Response {
 }
 
 fn refused(error: HandshakeError) -> Response {
-    let problem = Problem(Refusal::new(ErrorCode::BadRequest, error.to_string()));
-    let mut response = problem.into_response();
+    let refusal = Refusal::new(ErrorCode::BadRequest, error.to_string());
     if matches!(error, HandshakeError::NoUpgrade | HandshakeError::Version) {
         // RFC 6455, 4.2.2, step 4; RFC 9110, 15.5.22.
-        *response.status_mut() = StatusCode::UPGRADE_REQUIRED;
+        let mut response = Problem::with_status(StatusCode::UPGRADE_REQUIRED, refusal).into_response();
         let headers = response.headers_mut();
         headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        return response;
     }
-    response
+    Problem::from(refusal).into_response()
 }

@@ -9,7 +9,7 @@ use std::{
 use foldhash::fast::RandomState;
 
 use super::connection::Connection;
-use crate::domain::{Channel, Format};
+use crate::domain::{Channel, Format, Position};
 
 /// The channels that this shard's connections are subscribed to.
 #[derive(Default)]
@@ -37,8 +37,19 @@ pub(super) struct Subscriber {
     pub connection: Rc<Connection>,
     /// Pushes are held back, or not sent at all until the connection has caught up.
     pub apart: bool,
+    /// It went live a moment ago, and no newer publication has come since: older ones may still be on their way here.
+    pub settling: bool,
+    /// Then, the lower half of the last offset that it was sent.
+    pub sent_to: u32,
     /// Joins and leaves are wanted.
     pub watches: bool,
+}
+
+impl Subscriber {
+    /// Whether it was sent what is at `position` before it went live. Offsets here are less than 2³¹ apart.
+    pub fn was_sent(&self, position: Position) -> bool {
+        self.settling && self.sent_to.wrapping_sub(position.offset.0 as u32) < 1 << 31
+    }
 }
 
 impl Channels {
@@ -121,12 +132,14 @@ impl Local {
         lists[format as usize].subscribers.get_mut(place as usize)?.as_mut().map(change)
     }
 
-    pub(super) fn begin_walk(&self) {
+    /// Keeps places in the lists from moving until what is returned is dropped.
+    pub(super) fn walk(&self) -> Walking<'_> {
         self.walking.set(true);
+        Walking(self)
     }
 
     /// Closes the holes that those left behind who went during the walk.
-    pub(super) fn end_walk(&self) {
+    fn end_walk(&self) {
         self.walking.set(false);
         for list in self.lists.borrow_mut().iter_mut().filter(|list| list.left != 0) {
             list.left = 0;
@@ -142,5 +155,14 @@ impl Local {
                 }
             }
         }
+    }
+}
+
+/// A walk through a channel's lists that is under way.
+pub(super) struct Walking<'a>(&'a Local);
+
+impl Drop for Walking<'_> {
+    fn drop(&mut self) {
+        self.0.end_walk();
     }
 }

@@ -17,16 +17,8 @@ use std::{
 use bytes::Bytes;
 use tokio::net::TcpStream;
 
-use super::{
-    channels::{Local, Subscriber},
-    outgoing::Outgoing,
-    send_queue::SendQueue,
-    shard::Shard,
-};
-use crate::domain::{AppId, Channel, ChannelName, ConnectionId, DisconnectReason, Format, Identity, Position, UserId};
-
-/// The most pushes that a held subscription keeps; above that its channel's history is read again.
-const MAX_HELD: usize = 4096;
+use super::{send_queue::SendQueue, shard::Shard, subscription::Subscription};
+use crate::domain::{AppId, Channel, ChannelName, ConnectionId, DisconnectReason, Epoch, Format, Identity, UserId};
 
 /// One connection's slot. At most 300 bytes.
 pub struct Connection {
@@ -37,7 +29,7 @@ pub struct Connection {
     format: Format,
     socket: Socket,
     queue: RefCell<SendQueue>,
-    subscriptions: RefCell<Vec<Subscription>>,
+    pub(super) subscriptions: RefCell<Vec<Subscription>>,
     identity: RefCell<Option<Arc<Identity>>>,
     task: RefCell<Option<Waker>>,
     control: RefCell<Vec<Control>>,
@@ -68,23 +60,6 @@ impl Socket {
     }
 }
 
-struct Subscription {
-    local: Rc<Local>,
-    place: u32,
-    apart: Option<Box<Apart>>,
-}
-
-/// A subscription that pushes do not reach just now.
-#[derive(Default)]
-struct Apart {
-    /// Set where the connection fell behind: the last position that it was sent.
-    behind: Option<Position>,
-    /// What is held back.
-    held: Vec<Arc<Outgoing>>,
-    /// More came than is held back.
-    overflowed: bool,
-}
-
 /// Something asked of a session from outside of it.
 #[derive(Clone, Debug)]
 pub enum Control {
@@ -94,8 +69,8 @@ pub enum Control {
     Subscribe(ChannelName),
     /// Unsubscribe it.
     Unsubscribe(ChannelName),
-    /// A channel's history was lost or dropped: tell the client.
-    Reset(Channel),
+    /// A channel's history was lost or dropped and counts anew in this epoch: tell the client.
+    Reset(Channel, Epoch),
 }
 
 /// What woke a connection's task.
@@ -133,6 +108,23 @@ pub(super) enum Written {
     Full,
 }
 
+/// Whether anything was heard since the last ping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pong {
+    /// There was no ping since the last answer.
+    Unasked,
+    /// Something was heard.
+    Answered {
+        /// It had been looked for once before.
+        late: bool,
+    },
+    /// Nothing was heard yet.
+    Awaited {
+        /// It was looked for once before.
+        late: bool,
+    },
+}
+
 /// The other side has gone, or the connection is to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the connection has ended")]
@@ -141,15 +133,15 @@ pub struct Gone;
 const CORKED: u16 = 1;
 const FLUSHING: u16 = 1 << 1;
 const HEARD: u16 = 1 << 2;
-const SENT: u16 = 1 << 3;
-const PINGED: u16 = 1 << 4;
-const BEHIND: u16 = 1 << 5;
-const BROKEN: u16 = 1 << 6;
-const SLOW: u16 = 1 << 7;
-const SILENT: u16 = 1 << 8;
-const ALARM: u16 = 1 << 9;
-const CAUGHT_UP: u16 = 1 << 10;
-const CLOSED: u16 = 1 << 11;
+const PINGED: u16 = 1 << 3;
+const BEHIND: u16 = 1 << 4;
+const BROKEN: u16 = 1 << 5;
+const SLOW: u16 = 1 << 6;
+const SILENT: u16 = 1 << 7;
+const ALARM: u16 = 1 << 8;
+const CAUGHT_UP: u16 = 1 << 9;
+const CLOSED: u16 = 1 << 10;
+const LATE: u16 = 1 << 11;
 
 impl Connection {
     pub(super) fn new(id: ConnectionId, app: AppId, shard: &Rc<Shard>, format: Format, socket: Socket) -> Self {
@@ -264,9 +256,13 @@ impl Connection {
     // Sending.
 
     /// Sends a frame that is for this connection alone, after everything that waits.
+    ///
+    /// It may be larger than what may wait: whoever answers commands or reads history waits for room before the next one,
+    /// so what is over the limit is one frame.
     pub fn send(self: &Rc<Self>, frame: Bytes) {
-        if self.write(&frame, 1) == Written::Full {
-            self.end(End::Slow);
+        match self.queued_bytes() <= self.shard().limits().send_queue {
+            true => self.put(&frame, 1),
+            false => self.end(End::Slow),
         }
     }
 
@@ -284,27 +280,33 @@ impl Connection {
 
     /// Writes to the socket, or queues what it does not take.
     pub(super) fn write(self: &Rc<Self>, frame: &Bytes, frames: u64) -> Written {
+        let waiting = self.queued_bytes();
+        let is_full = waiting != 0 && self.shard().limits().send_queue < waiting + frame.len();
+        if is_full && !self.has(BROKEN | SLOW | CLOSED) {
+            return Written::Full;
+        }
+        self.put(frame, frames);
+        Written::Taken
+    }
+
+    fn put(self: &Rc<Self>, frame: &Bytes, frames: u64) {
         if self.has(BROKEN | SLOW | CLOSED) {
-            return Written::Taken; // It is ending; nobody reads this.
+            return; // It is ending; nobody reads this.
         }
         let mut queue = self.queue.borrow_mut();
         let waiting = queue.bytes();
-        if waiting != 0 && self.shard().limits().send_queue < waiting + frame.len() {
-            return Written::Full;
-        }
-        self.set(SENT);
         self.frames_sent.set(self.frames_sent.get() + frames);
         self.bytes_sent.set(self.bytes_sent.get() + frame.len() as u64);
         let mut taken = 0;
         if let (Socket::Tcp(socket), 0, false) = (&self.socket, waiting, self.has(CORKED)) {
             match socket.try_write(frame) {
-                Ok(written) if written == frame.len() => return Written::Taken,
+                Ok(written) if written == frame.len() => return,
                 Ok(written) => taken = written,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) => {
                     drop(queue);
                     self.end(End::Broken);
-                    return Written::Taken;
+                    return;
                 }
             }
         }
@@ -316,7 +318,6 @@ impl Connection {
         if !self.has(CORKED | FLUSHING) {
             self.flush();
         }
-        Written::Taken
     }
 
     /// Empties the queue as far as the socket takes it, and leaves the rest to a task.
@@ -333,7 +334,14 @@ impl Connection {
 
     async fn flush_as_it_goes(self: Rc<Self>) {
         let Socket::Tcp(socket) = &self.socket else { return };
-        while !self.has(BROKEN) && socket.writable().await.is_ok() && !self.try_flush() {}
+        while !self.has(BROKEN) && socket.writable().await.is_ok() {
+            // There is room again, so the peer has taken something. Its pong may stand behind much that it still has to
+            // read; one that is only slow is not silent.
+            self.heard();
+            if self.try_flush() {
+                break;
+            }
+        }
         self.take(FLUSHING);
     }
 
@@ -361,6 +369,11 @@ impl Connection {
         drop(queue);
         self.emptied();
         true
+    }
+
+    /// Has the task woken with [`Wake::CaughtUp`] once the queue is empty.
+    pub(super) fn note_behind(&self) {
+        self.set(BEHIND);
     }
 
     fn emptied(&self) {
@@ -399,10 +412,15 @@ impl Connection {
     }
 
     /// Makes room for a last word on a connection that was too slow: drops what waits, but for a frame that is out in
-    /// part.
+    /// part, and lets the kernel take the rest, so that the client finds it when it reads again.
     pub fn make_room_for_last_word(&self) {
         self.queue.borrow_mut().keep_begun();
         self.take(SLOW);
+        if let Socket::Tcp(socket) = &self.socket
+            && let Err(error) = socket2::SockRef::from(socket).set_tcp_notsent_lowat(u32::MAX)
+        {
+            tracing::debug!(connection = %self.id, %error, "the last word may not leave");
+        }
     }
 
     /// Completes once nothing waits, or the socket is broken.
@@ -502,24 +520,28 @@ impl Connection {
         }
     }
 
-    /// What the ping wheel has to do about it: whether it was quiet in either direction since the last look.
-    pub(super) fn was_quiet(&self) -> bool {
-        let (heard, sent) = (self.take(HEARD), self.take(SENT));
-        !(heard && sent)
+    /// Notes that it was pinged: something must be heard now.
+    pub(super) fn note_ping(&self) {
+        self.take(LATE);
+        self.take(HEARD);
+        self.set(PINGED);
     }
 
-    /// Notes a ping, or takes the note back; says whether one was noted.
-    pub(super) fn note_ping(&self, pinged: bool) -> bool {
-        let before = self.take(PINGED);
-        if pinged {
-            self.set(PINGED);
-            self.take(HEARD);
+    /// How it stands with the last ping; an answer is told once.
+    pub(super) fn pong(&self) -> Pong {
+        match (self.has(PINGED), self.has(HEARD)) {
+            (false, _) => Pong::Unasked,
+            (true, true) => {
+                self.take(PINGED);
+                Pong::Answered { late: self.take(LATE) }
+            }
+            (true, false) => Pong::Awaited { late: self.has(LATE) },
         }
-        before
     }
 
-    pub(super) fn heard_since(&self) -> bool {
-        self.has(HEARD)
+    /// Notes that an answer was looked for once already.
+    pub(super) fn is_late(&self) {
+        self.set(LATE);
     }
 
     pub(super) fn ring(&self) {
@@ -561,137 +583,12 @@ impl Connection {
         Some(next)
     }
 
-    // Subscriptions.
-
-    /// Subscribes, with pushes held back until [`Connection::release`]. True: the node's first subscriber there.
-    pub fn subscribe(self: &Rc<Self>, channel: &Channel, watches: bool) -> bool {
-        let shard = self.shard();
-        let (local, is_first) = shard.enter(channel);
-        let place = local.add(Subscriber { connection: self.clone(), apart: true, watches });
-        let mut subscriptions = self.subscriptions.borrow_mut();
-        if subscriptions.is_empty() {
-            subscriptions.reserve_exact(1);
-        }
-        subscriptions.push(Subscription { local, place, apart: Some(Box::default()) });
-        shard.counters().subscriptions.add(1);
-        is_first
-    }
-
-    /// Ends a subscription. True: it was the node's last one there.
-    pub fn unsubscribe(&self, channel: &Channel) -> bool {
-        let at = self.subscriptions.borrow().iter().position(|each| each.local.channel() == channel);
-        let Some(at) = at else { return false };
-        let Subscription { local, place, .. } = self.subscriptions.borrow_mut().swap_remove(at);
-        local.take_out(self.format, place);
-        let shard = self.shard();
-        shard.counters().subscriptions.sub(1);
-        local.subscribers() == 0 && shard.leave(channel)
-    }
-
-    /// How many subscriptions it holds.
-    pub fn subscriptions(&self) -> usize {
-        self.subscriptions.borrow().len()
-    }
-
-    /// The channels it is subscribed to.
-    pub fn channels(&self) -> Vec<Channel> {
-        self.subscriptions.borrow().iter().map(|each| each.local.channel().clone()).collect()
-    }
-
-    /// Holds a subscription's pushes back from now on.
-    pub fn hold(&self, channel: &Channel) {
-        self.with_subscription(channel, |each, format| {
-            let apart = each.apart.get_or_insert_default();
-            apart.behind = None;
-            each.local.with(format, each.place, |subscriber| subscriber.apart = true);
-        });
-    }
-
-    /// Takes what was held back; the subscription stays apart.
-    ///
-    /// # Errors
-    /// [`Overflowed`]: more came than can be held, and it is gone: read history again.
-    pub fn take_held(&self, channel: &Channel) -> Result<Vec<Arc<Outgoing>>, Overflowed> {
-        let taken = self.with_subscription(channel, |each, _| {
-            let apart = each.apart.as_deref_mut()?;
-            let held = std::mem::take(&mut apart.held);
-            Some(if std::mem::take(&mut apart.overflowed) { Err(Overflowed) } else { Ok(held) })
-        });
-        taken.flatten().unwrap_or_else(|| Ok(Vec::new()))
-    }
-
-    /// Lets pushes through again. Nothing may be held by then: call [`Connection::take_held`] just before.
-    pub fn release(&self, channel: &Channel) {
-        self.with_subscription(channel, |each, format| {
-            each.apart = None;
-            each.local.with(format, each.place, |subscriber| subscriber.apart = false);
-        });
-    }
-
-    /// The subscriptions that fell behind, each with the last position that was sent.
-    pub fn behind(&self) -> Vec<(Channel, Position)> {
-        let behind = |each: &Subscription| Some((each.local.channel().clone(), each.apart.as_ref()?.behind?));
-        self.subscriptions.borrow().iter().filter_map(behind).collect()
-    }
-
-    fn with_subscription<T>(
-        &self,
-        channel: &Channel,
-        change: impl FnOnce(&mut Subscription, Format) -> T,
-    ) -> Option<T> {
-        let mut subscriptions = self.subscriptions.borrow_mut();
-        let each = subscriptions.iter_mut().find(|each| each.local.channel() == channel)?;
-        Some(change(each, self.format))
-    }
-
-    /// Notes that the shard's list has moved this connection.
-    pub(super) fn moved(&self, channel: &Channel, place: u32) {
-        let mut subscriptions = self.subscriptions.borrow_mut();
-        if let Some(each) = subscriptions.iter_mut().find(|each| each.local.channel() == channel) {
-            each.place = place;
-        }
-    }
-
-    /// Keeps pushes for a subscription that stands apart.
-    pub(super) fn keep_apart(&self, channel: &Channel, pushes: &[Arc<Outgoing>]) {
-        let mut subscriptions = self.subscriptions.borrow_mut();
-        let each = subscriptions.iter_mut().find(|each| each.local.channel() == channel);
-        let Some(apart) = each.and_then(|each| each.apart.as_deref_mut()) else { return };
-        // What a connection that fell behind misses of a history, it reads there.
-        let wanted = |push: &&Arc<Outgoing>| apart.behind.is_none() || push.position().is_none();
-        let wanted = pushes.iter().filter(wanted).filter(|push| push.exclude() != Some(self.id));
-        let before = apart.held.len();
-        apart.held.extend(wanted.cloned());
-        if MAX_HELD < apart.held.len() {
-            apart.held.truncate(before);
-            apart.overflowed = true;
-        }
-    }
-
-    /// Notes that a subscription fell behind after `last`.
-    pub(super) fn fall_behind(&self, channel: &Channel, last: Position) {
-        let mut subscriptions = self.subscriptions.borrow_mut();
-        if let Some(each) = subscriptions.iter_mut().find(|each| each.local.channel() == channel) {
-            each.apart = Some(Box::new(Apart { behind: Some(last), ..Apart::default() }));
-            self.set(BEHIND);
-        }
-    }
-
-    /// Whether it is subscribed to `channel`.
-    pub fn is_subscribed(&self, channel: &Channel) -> bool {
-        self.subscriptions.borrow().iter().any(|each| each.local.channel() == channel)
-    }
-
     /// Nothing more is queued from here on.
     pub fn close_queue(&self) {
         self.set(CLOSED);
         self.wake_writer();
     }
 }
-
-/// More came than can be held back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Overflowed;
 
 #[cfg(test)]
 mod tests {
@@ -700,6 +597,5 @@ mod tests {
     #[test]
     fn a_connection_is_small() {
         assert!(size_of::<Connection>() <= 300, "{} bytes", size_of::<Connection>());
-        assert!(size_of::<Subscription>() <= 24);
     }
 }

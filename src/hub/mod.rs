@@ -12,6 +12,7 @@ mod interest;
 mod outgoing;
 mod send_queue;
 pub mod shard;
+mod subscription;
 mod wheel;
 
 use std::{
@@ -31,11 +32,12 @@ use tokio::sync::{
 
 pub use self::{
     channels::Local,
-    connection::{Connection, Control, End, Gone, Overflowed, Socket, Wake},
+    connection::{Connection, Control, End, Gone, Socket, Wake},
     counters::{Counters, Figure, Times},
     interest::{Interest, MAX_SHARDS},
     outgoing::Outgoing,
     shard::{SCRATCH_BYTES, Shard},
+    subscription::Overflowed,
 };
 use crate::{
     config::WhenSlow,

@@ -7,6 +7,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
+    panic::{AssertUnwindSafe, catch_unwind},
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
@@ -14,13 +15,15 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use foldhash::fast::RandomState;
+use futures_util::FutureExt;
 use slab::Slab;
 use tokio::{sync::mpsc::UnboundedReceiver, task::yield_now};
+use tracing::error;
 
 use super::{
     Counters, Hub, Item, Limits,
     channels::{Channels, List, Local, Subscriber},
-    connection::{Connection, End, Socket, Written},
+    connection::{Connection, End, Pong, Socket, Written},
     framing::Framer,
     outgoing::Outgoing,
     wheel::Wheel,
@@ -189,12 +192,22 @@ impl Shard {
                 match item {
                     Item::Push(push) => pushes.push(push),
                     Item::Task(task) => {
-                        self.deliver(&mut pushes).await;
-                        task(&self);
+                        self.deliver_or_survive(&mut pushes).await;
+                        if catch_unwind(AssertUnwindSafe(|| task(&self))).is_err() {
+                            error!("a task panicked on its shard; the shard goes on");
+                        }
                     }
                 }
             }
-            self.deliver(&mut pushes).await;
+            self.deliver_or_survive(&mut pushes).await;
+        }
+    }
+
+    /// Delivers; a panic costs these pushes and nothing else.
+    async fn deliver_or_survive(&self, pushes: &mut Vec<Arc<Outgoing>>) {
+        if AssertUnwindSafe(self.deliver(pushes)).catch_unwind().await.is_err() {
+            error!(pushes = pushes.len(), "a delivery panicked; the shard goes on");
+            pushes.clear();
         }
     }
 
@@ -226,24 +239,39 @@ impl Shard {
         }
     }
 
-    /// Pings a connection that was quiet; ends one that did not answer.
+    /// Pings a connection once in every interval, whatever else it says and hears: clients count on it. Ends one that
+    /// was not heard for [`PONG_TIMEOUT`] after a ping.
+    ///
+    /// It is looked at after a ping and after a pong's time, whichever is sooner; with an interval shorter than a pong's
+    /// time the second look comes at the end of that.
     fn check(&self, connection: &Rc<Connection>) {
-        if connection.note_ping(false) && !connection.heard_since() {
-            connection.end(End::Silent);
-            return;
-        }
-        let mut next = self.limits().ping;
-        if connection.was_quiet() {
-            match connection.format() {
-                Format::NativeEvents => connection.send(Bytes::from_static(b":")),
-                Format::Native | Format::NativeDeflated => {
-                    connection.send(frame::ping(b""));
-                    connection.note_ping(true);
-                    next = PONG_TIMEOUT;
-                }
+        let interval = self.limits().ping;
+        let next = match connection.pong() {
+            Pong::Awaited { late } if late || PONG_TIMEOUT <= interval => return connection.end(End::Silent),
+            Pong::Awaited { .. } => {
+                connection.is_late();
+                PONG_TIMEOUT - interval
+            }
+            Pong::Answered { late: false } if PONG_TIMEOUT < interval => interval - PONG_TIMEOUT,
+            Pong::Answered { .. } | Pong::Unasked => self.ping(connection),
+        };
+        connection.check_at.set(self.schedule(connection.slot(), next));
+    }
+
+    /// Pings, and says when to look at the connection again.
+    fn ping(&self, connection: &Rc<Connection>) -> Duration {
+        match connection.format() {
+            // A stream of events never answers; TCP finds out whether it lives.
+            Format::NativeEvents => {
+                connection.send(Bytes::from_static(b":\n\n"));
+                self.limits().ping
+            }
+            Format::Native | Format::NativeDeflated => {
+                connection.send(frame::ping(b""));
+                connection.note_ping();
+                self.limits().ping.min(PONG_TIMEOUT)
             }
         }
-        connection.check_at.set(self.schedule(connection.slot(), next));
     }
 
     /// Delivers pushes, each channel's in order.
@@ -277,12 +305,13 @@ impl Shard {
     async fn walk(&self, run: &[Arc<Outgoing>]) {
         let Some(local) = self.channel(run[0].channel()) else { return };
         let walk = Walk { shard: self, local: &local, run, excluding: run.iter().any(|push| push.exclude().is_some()) };
-        local.begin_walk();
         let mut sent = 0;
-        for format in Format::ALL {
-            sent += walk.send(format).await;
+        {
+            let _walking = local.walk();
+            for format in Format::ALL {
+                sent += walk.send(format).await;
+            }
         }
-        local.end_walk();
         let counters = self.counters();
         counters.deliveries.add(sent * run.len());
         let now = Instant::now();
@@ -333,24 +362,40 @@ impl Walk<'_> {
                 continue;
             }
             sent += 1;
+            if subscriber.settling {
+                self.settle(subscriber);
+                continue;
+            }
             let written = match self.excluding && self.excludes(subscriber.connection.id()) {
                 false => subscriber.connection.write(bytes, self.run.len() as u64),
-                true => self.send_some(&subscriber.connection),
+                true => self.send_some(&subscriber.connection, self.run),
             };
             if written == Written::Full {
-                self.fall_behind(subscriber);
+                self.fall_behind(subscriber, self.run);
             }
         }
         sent
+    }
+
+    /// Sends what is new to a subscriber that went live a moment ago.
+    fn settle(&self, subscriber: &mut Subscriber) {
+        let was_sent = |push: &&Arc<Outgoing>| push.position().is_some_and(|position| subscriber.was_sent(position));
+        let (_, new) = self.run.split_at(self.run.iter().take_while(was_sent).count());
+        if new.iter().any(|push| push.position().is_some()) {
+            subscriber.settling = false;
+        }
+        if self.send_some(&subscriber.connection, new) == Written::Full {
+            self.fall_behind(subscriber, new);
+        }
     }
 
     fn excludes(&self, id: ConnectionId) -> bool {
         self.run.iter().any(|push| push.exclude() == Some(id))
     }
 
-    /// Sends what one connection is not excluded from.
-    fn send_some(&self, connection: &Rc<Connection>) -> Written {
-        let wanted = self.run.iter().filter(|push| push.exclude() != Some(connection.id()));
+    /// Sends what of a run one connection is not excluded from.
+    fn send_some(&self, connection: &Rc<Connection>, run: &[Arc<Outgoing>]) -> Written {
+        let wanted = run.iter().filter(|push| push.exclude() != Some(connection.id()));
         let mut bytes = BytesMut::new();
         let mut frames = 0;
         for push in wanted {
@@ -363,8 +408,8 @@ impl Walk<'_> {
         }
     }
 
-    fn fall_behind(&self, subscriber: &mut Subscriber) {
-        let first = self.run[0].position();
+    fn fall_behind(&self, subscriber: &mut Subscriber, run: &[Arc<Outgoing>]) {
+        let first = run[0].position();
         match (self.shard.limits().when_slow, first) {
             (WhenSlow::CatchUp, Some(Position { epoch, offset })) => {
                 let last = Position { epoch, offset: offset.previous() };

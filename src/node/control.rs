@@ -1,11 +1,13 @@
 //! What the application's servers see of this node and ask of its connections.
 
-use std::collections::{BTreeMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Duration,
+};
 
-use super::Node;
+use super::{Node, broker_refusal};
 use crate::{
-    broker::BrokerError,
-    domain::{AppId, Channel, ChannelName, ConnectionId, HistoryQuery, Position, UserId},
+    domain::{AppId, Channel, ChannelName, ConnectionId, HistoryQuery, NodeId, Position, Refusal, UserId},
     hub::{Connection, Control},
 };
 
@@ -51,6 +53,27 @@ pub struct ChannelStats {
     pub position: Option<Position>,
 }
 
+/// One node in numbers.
+#[derive(Clone, Debug)]
+pub struct NodeInfo {
+    /// Its id.
+    pub id: NodeId,
+    /// Seconds since it started.
+    pub seconds: u64,
+    /// Whether it is shutting down.
+    pub draining: bool,
+    /// Connections of all apps.
+    pub connections: usize,
+    /// Their subscriptions.
+    pub subscriptions: usize,
+    /// Pushes that wait for a shard.
+    pub waiting: usize,
+    /// Bytes that wait for slow connections.
+    pub queued_bytes: usize,
+    /// How late the slowest shard's timer was at its last tick.
+    pub lag: Duration,
+}
+
 impl Node {
     /// Asks something of connections; returns how many were asked.
     pub async fn ask(&self, app: &AppId, target: Target, control: Control) -> usize {
@@ -76,15 +99,25 @@ impl Node {
         gathered.await.into_iter().flatten().take(limit).collect()
     }
 
-    /// At most `limit` subscribed channels of an app whose names begin with `prefix`, by name.
-    pub async fn channels(&self, app: &AppId, prefix: &str, limit: usize) -> BTreeMap<String, ChannelStats> {
-        let (app, prefix) = (app.clone(), prefix.to_owned());
+    /// At most `limit` subscribed channels of an app whose names begin with `prefix` and sort behind `after`, by name.
+    ///
+    /// # Errors
+    /// The broker's failure.
+    pub async fn channels(
+        &self,
+        app: &AppId,
+        prefix: &str,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<(String, ChannelStats)>, Refusal> {
+        let (owner, prefix, after) = (app.clone(), prefix.to_owned(), after.to_owned());
         let gathered = self.hub.on_every_shard(move |shard| {
             let mut channels = Vec::new();
             shard.for_each_channel(|local| {
                 let channel = local.channel();
-                if channel.app() == app.as_str() && channel.name().starts_with(&prefix) {
-                    channels.push((channel.name().to_owned(), local.subscribers(), users(local)));
+                let name = channel.name();
+                if channel.app() == owner.as_str() && name.starts_with(&prefix) && *after < *name {
+                    channels.push((name.to_owned(), local.subscribers(), users(local)));
                 }
             });
             channels
@@ -95,24 +128,50 @@ impl Node {
             entry.0 += subscribers;
             entry.1.extend(users);
         }
-        let stats = |(subscribers, users): (usize, HashSet<UserId>)| ChannelStats {
-            subscribers,
-            users: users.len(),
-            position: None,
-        };
-        merged.into_iter().take(limit).map(|(name, entry)| (name, stats(entry))).collect()
+        let mut stats = Vec::with_capacity(limit.min(merged.len()));
+        for (name, (subscribers, users)) in merged.into_iter().take(limit) {
+            let position = match name.parse() {
+                Ok(name) => self.top(app, &name).await?,
+                Err(_) => None,
+            };
+            stats.push((name, ChannelStats { subscribers, users: users.len(), position }));
+        }
+        Ok(stats)
+    }
+
+    /// The newest position of a channel; `None` where no history is kept.
+    async fn top(&self, app: &AppId, name: &ChannelName) -> Result<Option<Position>, Refusal> {
+        let retention = self.gateway.namespace(name).and_then(|namespace| super::retention(&namespace));
+        let Some(retention) = retention else { return Ok(None) };
+        let query = HistoryQuery { limit: 0, ..HistoryQuery::default() };
+        let history = self.broker.history(&Channel::new(app, name), retention, query).await;
+        Ok(Some(history.map_err(|error| broker_refusal(error, name))?.top))
+    }
+
+    /// The nodes that serve. One so far: this one.
+    pub fn nodes(&self) -> Vec<NodeInfo> {
+        let counters = || self.hub.all_counters();
+        vec![NodeInfo {
+            id: self.id.clone(),
+            seconds: self.started.elapsed().as_secs(),
+            draining: self.is_draining(),
+            connections: self.hub.connections(),
+            subscriptions: counters().map(|counters| counters.subscriptions.get()).sum(),
+            waiting: self.hub.waiting(),
+            queued_bytes: self.hub.queued_bytes(),
+            lag: Duration::from_micros(counters().map(|counters| counters.lag_micros.get()).max().unwrap_or(0) as u64),
+        }]
     }
 
     /// One channel in numbers.
     ///
     /// # Errors
     /// The broker's failure.
-    pub async fn channel(&self, app: &AppId, name: &ChannelName) -> Result<ChannelStats, BrokerError> {
+    pub async fn channel(&self, app: &AppId, name: &ChannelName) -> Result<ChannelStats, Refusal> {
         let channel = Channel::new(app, name);
-        let wanted = channel.clone();
         let gathered = self
             .hub
-            .on_every_shard(move |shard| shard.channel(&wanted).map(|local| (local.subscribers(), users(&local))));
+            .on_every_shard(move |shard| shard.channel(&channel).map(|local| (local.subscribers(), users(&local))));
         let mut stats = ChannelStats::default();
         let mut all = HashSet::new();
         for (subscribers, users) in gathered.await.into_iter().flatten() {
@@ -120,11 +179,7 @@ impl Node {
             all.extend(users);
         }
         stats.users = all.len();
-        let retention = self.gateway.namespace(name).and_then(|namespace| super::retention(&namespace));
-        if let Some(retention) = retention {
-            let query = HistoryQuery { limit: 0, ..HistoryQuery::default() };
-            stats.position = Some(self.broker.history(&channel, retention, query).await?.top);
-        }
+        stats.position = self.top(app, name).await?;
         Ok(stats)
     }
 }

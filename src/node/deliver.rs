@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     broker::{Listener, Relayed},
-    domain::{Channel, Push},
+    domain::{Channel, Epoch, Push},
     hub::{Control, Hub, Outgoing},
 };
 
@@ -26,7 +26,7 @@ impl Deliver {
     }
 
     /// Has every subscriber told that its position is lost. Pushes that come after this one are held back until then.
-    fn reset(&self, channel: Channel) {
+    fn reset(&self, channel: Channel, epoch: Epoch) {
         for shard in 0..self.hub.shards() {
             let channel = channel.clone();
             self.hub.on_shard(shard, move |shard| {
@@ -34,8 +34,11 @@ impl Deliver {
                 let mut subscribers = Vec::new();
                 local.for_each(|connection| subscribers.push(connection.clone()));
                 for connection in subscribers {
-                    connection.hold(&channel);
-                    connection.ask(Control::Reset(channel.clone()));
+                    // Who read the history after it was reset knows already.
+                    if connection.told_epoch(&channel) != Some(epoch) {
+                        connection.hold(&channel);
+                        connection.ask(Control::Reset(channel.clone(), epoch));
+                    }
                 }
             });
         }
@@ -48,7 +51,7 @@ impl Listener for Deliver {
             Relayed::Publication(publication) => self.push(publication.channel.clone(), Push::Publication(publication)),
             Relayed::Join(channel, member) => self.push(channel.clone(), Push::Join { channel, member }),
             Relayed::Leave(channel, member) => self.push(channel.clone(), Push::Leave { channel, member }),
-            Relayed::Reset(channel, _) => self.reset(channel),
+            Relayed::Reset(channel, top) => self.reset(channel, top.epoch),
         }
     }
 }

@@ -17,11 +17,11 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 pub use self::{
-    control::{ChannelStats, ConnectionInfo, Target},
+    control::{ChannelStats, ConnectionInfo, NodeInfo, Target},
     deliver::Deliver,
     recover::Lost,
     subscribe::Begun,
@@ -49,6 +49,7 @@ pub struct Node {
     metrics: Arc<Metrics>,
     max_subscriptions: usize,
     draining: AtomicBool,
+    started: Instant,
 }
 
 /// Who asks.
@@ -105,7 +106,8 @@ impl Node {
         max_subscriptions: usize,
     ) -> Arc<Self> {
         let draining = AtomicBool::new(false);
-        Arc::new(Self { id, hub, broker, gateway, metrics, max_subscriptions, draining })
+        let started = Instant::now();
+        Arc::new(Self { id, hub, broker, gateway, metrics, max_subscriptions, draining, started })
     }
 
     /// Its id.
@@ -121,6 +123,11 @@ impl Node {
     /// The door.
     pub fn gateway(&self) -> &Arc<Gateway> {
         &self.gateway
+    }
+
+    /// Subscriptions that one connection may hold.
+    pub fn max_subscriptions(&self) -> usize {
+        self.max_subscriptions
     }
 
     /// The figures.

@@ -116,6 +116,7 @@ impl Node {
     async fn announce_gap(&self, way: &mut Return<'_>) -> Result<Vec<Arc<Publication>>, Lost> {
         let (subscribed, missed) = self.begin_again(way.channel, way.name, way.retention).await?;
         way.at = subscribed.position;
+        way.connection.tell_epoch(way.channel, subscribed.position.map(|position| position.epoch));
         way.announce(subscribed);
         self.metrics.gap(missed.len());
         Ok(missed)
@@ -154,7 +155,7 @@ impl Return<'_> {
         loop {
             let Ok(held) = self.connection.take_held(self.channel) else { return Ok(false) };
             if held.is_empty() {
-                self.connection.release(self.channel);
+                self.connection.release(self.channel, self.at);
                 return Ok(true);
             }
             for push in held {

@@ -102,6 +102,7 @@ impl Node {
             false => None,
         };
         let Beginning { position, recovered, missed } = beginning;
+        connection.tell_epoch(channel, position.map(|position| position.epoch));
         let subscribed = Subscribed { channel: name.clone(), position, recovered, members };
         Ok(Begun { subscribed, channel: channel.clone(), retention, missed, is_member: namespace.presence })
     }
@@ -154,6 +155,18 @@ impl Node {
         self.exit(connection, channel);
         if is_member {
             self.leave_presence(connection.id(), channel).await;
+        }
+    }
+
+    /// Whether a subscription would be allowed, and with `presence` the list of members too.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn may_subscribe(&self, caller: &Caller<'_>, name: &ChannelName, presence: bool) -> Result<(), Refusal> {
+        let (_, namespace) = self.admit(caller, Action::Subscribe, name)?;
+        match presence {
+            true => self.check_presence(caller, name, &namespace),
+            false => Ok(()),
         }
     }
 

@@ -25,6 +25,7 @@ pub trait Codec: Send + Sync {
 /// Writes a push as the payload of a format.
 pub fn encode(format: Format, push: &Push, out: &mut Vec<u8>) {
     match format {
-        Format::Native | Format::NativeDeflated | Format::NativeEvents => native::Native.encode_push(push, out),
+        Format::Native | Format::NativeDeflated => native::Native.encode_push(push, out),
+        Format::NativeEvents => native::NativeEvents.encode_push(push, out),
     }
 }

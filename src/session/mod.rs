@@ -93,6 +93,19 @@ impl Session {
                 }
             }
         }
+        self.welcome();
+        Ok(())
+    }
+
+    /// Says welcome to a connection whose token the transport has had checked already.
+    pub fn open_as(&mut self, identity: Option<Identity>) {
+        if let Some(identity) = identity {
+            self.identify(identity);
+        }
+        self.welcome();
+    }
+
+    fn welcome(&self) {
         let identity = self.state.identity.as_deref();
         self.push(&Push::Welcome(Welcome {
             connection: self.connection.id(),
@@ -101,7 +114,20 @@ impl Session {
             ping: self.node.hub().limits().ping,
             expires: identity.and_then(|identity| identity.expires),
         }));
-        Ok(())
+    }
+
+    /// Subscribes a connection that exists for this channel, as an event stream does: no command is counted, and where
+    /// it does not succeed the connection ends, so that the client tries again and is told why by its status.
+    ///
+    /// # Errors
+    /// The conversation is over.
+    pub async fn listen(&mut self, subscribe: Subscribe) -> Flow {
+        let name = subscribe.channel.clone();
+        self.subscribe(None, subscribe).await?;
+        match self.state.held(&name) {
+            Some(_) => Ok(()),
+            None => self.disconnect(DisconnectReason::BrokerLost),
+        }
     }
 
     /// Does one command and answers it.
@@ -305,7 +331,9 @@ impl Session {
                 self.drop_subscription(&name, Refusal::new(ErrorCode::Forbidden, message)).await;
                 Ok(())
             }
-            Control::Reset(channel) => {
+            // It may have found out by itself meanwhile.
+            Control::Reset(channel, epoch) if self.connection.told_epoch(&channel) == Some(epoch) => Ok(()),
+            Control::Reset(channel, _) => {
                 let held = self.state.subscriptions.iter().find(|held| held.channel == channel);
                 let Some(name) = held.map(|held| held.name.clone()) else { return Ok(()) };
                 let lived = self.node.start_again(&self.connection, &channel, &name).await;
@@ -456,7 +484,10 @@ impl Session {
     }
 
     fn push(&self, push: &Push) {
-        self.connection.send(self.connection.shard().frame_push(self.connection.format(), push));
+        let frame = self.connection.shard().frame_push(self.connection.format(), push);
+        if !frame.is_empty() {
+            self.connection.send(frame);
+        }
     }
 
     fn disconnect(&self, reason: DisconnectReason) -> Flow {

@@ -11,8 +11,9 @@ use crate::{
     gateway::TokenBucket,
 };
 
-/// How often a session may break limits before it is ended.
-const PATIENCE: Rate = Rate(Some((200, Duration::from_secs(10))));
+/// How often a session may break limits before it is ended: more often than a client that subscribes to all it may in
+/// one go.
+const PATIENCE: Rate = Rate(Some((1000, Duration::from_secs(10))));
 /// How many tokens in a row may be refused before a session is ended.
 const MAX_BAD_TOKENS: u8 = 5;
 

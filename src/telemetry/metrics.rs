@@ -1,15 +1,25 @@
 //! Every metric: its name, unit and meaning in one list, and the text exposition.
 
-use std::sync::Mutex;
+use std::{
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use prometheus_client::{
     collector::Collector,
     encoding::{EncodeLabelSet, text},
-    metrics::{counter::Counter, family::Family, gauge::Gauge, info::Info},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
     registry::Registry,
 };
 
+use super::process::Process;
 use crate::domain::{AppId, ErrorCode};
+
+/// What every name of ours begins with.
+const PREFIX: &str = "fanwire";
 
 /// This node's figures, and where collectors of further ones are registered.
 pub struct Metrics {
@@ -20,7 +30,16 @@ pub struct Metrics {
     connections: Family<ConnectionLabels, Gauge>,
     gaps: Counter,
     gap_publications: Counter,
+    broker_up: Gauge,
+    broker_round_trip: Histogram,
+    /// Label sets of `publications`, which must not grow with what clients invent.
+    namespaces: AtomicUsize,
 }
+
+/// The most namespaces that are told apart; in development mode clients can name any number.
+const MAX_NAMESPACES: usize = 256;
+/// Upper bounds of the broker's round trip, in seconds.
+const ROUND_TRIPS: [f64; 10] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1.0];
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PublicationLabels {
@@ -68,20 +87,25 @@ impl Metrics {
     /// All at zero.
     pub fn new() -> Self {
         let metrics = Self {
-            registry: Mutex::new(Registry::with_prefix("fanwire")),
+            registry: Mutex::new(Registry::default()),
             publications: Family::default(),
             refusals: Family::default(),
             rate_limited: Family::default(),
             connections: Family::default(),
             gaps: Counter::default(),
             gap_publications: Counter::default(),
+            broker_up: Gauge::default(),
+            broker_round_trip: Histogram::new(ROUND_TRIPS),
+            namespaces: AtomicUsize::new(0),
         };
         metrics.register_all();
         metrics
     }
 
     fn register_all(&self) {
-        let registry = &mut self.registry();
+        let root = &mut self.registry();
+        root.register_collector(Box::new(Process));
+        let registry = root.sub_registry_with_prefix(PREFIX);
         registry.register("publications", "Publications accepted by the broker", self.publications.clone());
         registry.register("refusals", "Commands and requests refused, by error code", self.refusals.clone());
         registry.register("rate_limited", "Refusals by a rate limit, by limit", self.rate_limited.clone());
@@ -89,6 +113,10 @@ impl Metrics {
         registry.register("broker_gaps", "Subscriptions that were told of a gap", self.gaps.clone());
         let help = "Publications sent after a gap, in place of those that were missed";
         registry.register("broker_gap_publications", help, self.gap_publications.clone());
+        registry.register("broker_up", "Whether the last probe came back from the broker", self.broker_up.clone());
+        let help = "How long a probe took to the broker and back";
+        let unit = prometheus_client::registry::Unit::Seconds;
+        registry.register_with_unit("broker_round_trip", help, unit, self.broker_round_trip.clone());
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "The version that runs", build);
     }
@@ -99,7 +127,7 @@ impl Metrics {
 
     /// Adds figures that somebody else keeps.
     pub fn collect(&self, collector: Box<dyn Collector>) {
-        self.registry().register_collector(collector);
+        self.registry().sub_registry_with_prefix(PREFIX).register_collector(collector);
     }
 
     /// Everything in OpenMetrics text.
@@ -109,10 +137,25 @@ impl Metrics {
         out
     }
 
-    /// Counts a publication. `namespace` must come from a bounded set.
+    /// Counts a publication.
     pub fn publication(&self, app: &AppId, namespace: &str, source: &'static str) {
-        let labels = PublicationLabels { app: app.to_string(), namespace: namespace.to_owned(), source };
+        let mut labels = PublicationLabels { app: app.to_string(), namespace: namespace.to_owned(), source };
+        if let Some(known) = self.publications.get(&labels) {
+            known.inc();
+            return;
+        }
+        if MAX_NAMESPACES <= self.namespaces.fetch_add(1, Ordering::Relaxed) {
+            labels.namespace = "…".into();
+        }
         self.publications.get_or_create(&labels).inc();
+    }
+
+    /// Notes what came of a probe: how long it took, or that it did not come back.
+    pub fn probed(&self, took: Option<Duration>) {
+        self.broker_up.set(i64::from(took.is_some()));
+        if let Some(took) = took {
+            self.broker_round_trip.observe(took.as_secs_f64());
+        }
     }
 
     /// Counts a refusal.

@@ -1,6 +1,7 @@
 //! What the server says about itself: log lines and figures.
 
 mod metrics;
+mod process;
 
 pub use metrics::{Metrics, Transport};
 use tracing_subscriber::{EnvFilter, fmt};

@@ -4,8 +4,7 @@ use aws_lc_rs::digest;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{HeaderMap, HeaderValue, Method, header};
 
-use super::opening::offered_protocols;
-use crate::{protocol::native, wire::deflate};
+use crate::{gateway::opening::offered_protocols, protocol::native, wire::deflate};
 
 /// A handshake that can be answered with 101.
 pub struct Handshake {

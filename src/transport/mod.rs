@@ -1,7 +1,7 @@
 //! What lies between a socket and a session: frames in, frames out, a close.
 
 pub mod handshake;
-pub mod opening;
+pub mod sse;
 pub mod websocket;
 
 use std::{net::SocketAddr, sync::Arc};

@@ -4,7 +4,7 @@
 //! cannot be (TLS in process), a generic reader and writer stand in, with the same queue and the same rules. Start at
 //! [`adopt`], then [`Conversation::run`].
 
-use std::{io, net::Shutdown, panic::AssertUnwindSafe, rc::Rc, sync::Arc, time::Duration};
+use std::{collections::VecDeque, io, net::Shutdown, panic::AssertUnwindSafe, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -18,13 +18,13 @@ use tokio::{
 };
 use tracing::debug;
 
-use super::{Door, DoorSettings, opening::Opening};
+use super::{Door, DoorSettings};
 use crate::{
     domain::{ConnectionId, DisconnectReason, Format, Push, Request},
-    gateway::App,
+    gateway::{App, opening::Opening},
     hub::{Connection, Shard, Socket, Wake},
     protocol::native::Native,
-    session::{Ending, Session},
+    session::{Ending, Flow, Session},
     telemetry::Transport,
     wire::{CloseCode, Limits, Message, Reader, Violation, frame},
 };
@@ -37,6 +37,9 @@ const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
 const DRAIN_DEADLINE: Duration = Duration::from_secs(2);
 const DRAIN_BYTES: usize = 1 << 20;
 
+/// The most pings of one read that are answered.
+const MAX_PONGS: usize = 16;
+
 static NATIVE: Native = Native;
 
 /// A handshake that was answered with 101, on its way to the shard.
@@ -47,6 +50,66 @@ pub struct Accepted {
     pub opening: Opening,
     /// Whether permessage-deflate was agreed.
     pub deflated: bool,
+}
+
+/// What a socket's messages are said to: a session; in `examples/echo.rs`, where the conformance cases are run against
+/// this very code, something that says them back.
+pub trait Dialogue {
+    /// What a message asks for.
+    type Request;
+
+    /// The connection that it is held over.
+    fn connection(&self) -> &Rc<Connection>;
+
+    /// Appends what a message asks for.
+    ///
+    /// # Errors
+    /// The code to close with: such messages are not spoken here.
+    fn understand(&self, message: Message<'_>, requests: &mut Vec<Self::Request>) -> Result<(), CloseCode>;
+
+    /// Says the first word, given the token that the connection came with.
+    fn open(&mut self, token: Option<&str>) -> impl Future<Output = Flow>;
+
+    /// Does what was asked, and answers it.
+    fn request(&mut self, request: Self::Request) -> impl Future<Output = Flow>;
+
+    /// Does what the hub woke the connection for.
+    fn woken(&mut self, wake: Wake) -> impl Future<Output = Flow>;
+
+    /// Leaves everything. The last thing that is called.
+    fn close(self, reason: &str) -> impl Future<Output = ()>;
+}
+
+impl Dialogue for Session {
+    type Request = Request;
+
+    fn connection(&self) -> &Rc<Connection> {
+        self.connection()
+    }
+
+    fn understand(&self, message: Message<'_>, requests: &mut Vec<Request>) -> Result<(), CloseCode> {
+        match message {
+            Message::Text(text) => self.codec().decode(text, requests),
+            _ => return Err(CloseCode::UNSUPPORTED_DATA),
+        }
+        Ok(())
+    }
+
+    fn open(&mut self, token: Option<&str>) -> impl Future<Output = Flow> {
+        self.open(token)
+    }
+
+    fn request(&mut self, request: Request) -> impl Future<Output = Flow> {
+        self.request(request)
+    }
+
+    fn woken(&mut self, wake: Wake) -> impl Future<Output = Flow> {
+        self.woken(wake)
+    }
+
+    fn close(self, reason: &str) -> impl Future<Output = ()> {
+        self.close(reason)
+    }
 }
 
 /// Has the door's shard take the connection over.
@@ -84,37 +147,39 @@ struct Entrance {
 }
 
 impl Entrance {
-    async fn enter_tcp(self, socket: TcpStream, first: Box<[u8]>) {
+    async fn enter_tcp(mut self, socket: TcpStream, first: Box<[u8]>) {
+        let token = self.token.take();
         match self.begin(Socket::Tcp(socket)) {
-            Ok((conversation, token)) => conversation.serve(token, first).await,
+            Ok(conversation) => conversation.serve(token.as_deref(), first).await,
             Err(turned_away) => finish(&turned_away).await,
         }
     }
 
-    async fn enter_generic(self, upgraded: Upgraded) {
+    async fn enter_generic(mut self, upgraded: Upgraded) {
+        let token = self.token.take();
         let (read, write) = tokio::io::split(TokioIo::new(upgraded));
         let (connection, conversation) = match self.begin(Socket::remote()) {
-            Ok((conversation, token)) => (conversation.session.connection().clone(), Some((conversation, token))),
+            Ok(conversation) => (conversation.dialogue.connection().clone(), Some(conversation)),
             Err(turned_away) => (turned_away, None),
         };
         let writer = spawn_local(write_out(connection, write));
-        if let Some((conversation, token)) = conversation {
-            conversation.serve_generic(token, read).await;
+        if let Some(conversation) = conversation {
+            conversation.serve_generic(token.as_deref(), read).await;
         }
         // The queue is closed by now, so the writer ends with it.
         let _ = timeout(FLUSH_DEADLINE, writer).await;
     }
 
     /// Begins a conversation. Where there is no such app it ends at once: what is returned then has only to be sent.
-    fn begin(self, socket: Socket) -> Result<(Conversation, Option<Box<str>>), Rc<Connection>> {
-        let Self { shard, node, settings, app, token, deflated } = self;
+    fn begin(self, socket: Socket) -> Result<Conversation<Session>, Rc<Connection>> {
+        let Self { shard, node, settings, app, deflated, .. } = self;
         let format = if deflated { Format::NativeDeflated } else { Format::Native };
         let id = ConnectionId::from_bits(rand::random());
         let Some(app) = app else { return Err(turn_away(&shard, id, format, socket)) };
         let connection = shard.adopt(id, app.id.clone(), format, socket);
         let limits = Limits { max_message: settings.max_frame, ..Limits::default() };
         let session = Session::new(node, app, connection, &NATIVE, Transport::WebSocket);
-        Ok((Conversation { session, reader: Reader::new(deflated), limits, unfinished: 0 }, token))
+        Ok(Conversation::new(session, limits, deflated))
     }
 }
 
@@ -130,9 +195,9 @@ fn turn_away(shard: &Rc<Shard>, id: ConnectionId, format: Format, socket: Socket
     connection
 }
 
-/// A session, and what turns its bytes into frames.
-struct Conversation {
-    session: Session,
+/// A dialogue, and what turns its bytes into messages.
+pub struct Conversation<D> {
+    dialogue: D,
     reader: Reader,
     limits: Limits,
     /// Bytes of an unfinished message, as the shard has them on its account.
@@ -162,52 +227,57 @@ impl From<Ending> for Close {
 }
 
 /// What one read brought.
-#[derive(Default)]
-struct Heard {
-    requests: Vec<Request>,
-    /// The newest ping: RFC 6455, 5.5.3 lets the others go.
-    ping: Option<Vec<u8>>,
+struct Heard<R> {
+    requests: Vec<R>,
+    /// The newest pings: RFC 6455, 5.5.3 lets the others go.
+    pings: VecDeque<Vec<u8>>,
     close: Option<Close>,
-    /// The read took all that fits, so there may be more.
-    full: bool,
 }
 
-impl Conversation {
-    async fn serve(mut self, token: Option<Box<str>>, first: Box<[u8]>) {
+impl<D: Dialogue> Conversation<D> {
+    /// A conversation in which nothing is said yet. `deflated`: permessage-deflate was agreed.
+    pub fn new(dialogue: D, limits: Limits, deflated: bool) -> Self {
+        Self { dialogue, reader: Reader::new(deflated), limits, unfinished: 0 }
+    }
+
+    /// Talks over the connection's bare socket until the end, that of the socket included. `first` came with the
+    /// handshake.
+    pub async fn serve(mut self, token: Option<&str>, first: Box<[u8]>) {
         let close = AssertUnwindSafe(self.run(token, first)).catch_unwind().await;
         let close = close.unwrap_or_else(|_| self.panicked());
-        let connection = self.end(close).await;
+        // Boxed, like everything that runs once: it would make each idle connection's task as large as itself.
+        let connection = Box::pin(self.end(close)).await;
         if close != Close::Gone {
-            finish(&connection).await;
+            Box::pin(finish(&connection)).await;
         }
     }
 
-    async fn serve_generic(mut self, token: Option<Box<str>>, read: ReadHalf<TokioIo<Upgraded>>) {
+    async fn serve_generic(mut self, token: Option<&str>, read: ReadHalf<TokioIo<Upgraded>>) {
         let close = AssertUnwindSafe(self.run_generic(token, read)).catch_unwind().await;
         let close = close.unwrap_or_else(|_| self.panicked());
-        self.end(close).await;
+        Box::pin(self.end(close)).await;
     }
 
     fn panicked(&self) -> Close {
-        tracing::error!(connection = %self.session.connection().id(), "a session panicked and was ended");
+        tracing::error!(connection = %self.dialogue.connection().id(), "a session panicked and was ended");
         Close::ByServer(DisconnectReason::Internal)
     }
 
     /// Says the last word and leaves everything.
     async fn end(self, close: Close) -> Rc<Connection> {
-        let connection = self.session.connection().clone();
+        let connection = self.dialogue.connection().clone();
         if close != Close::Gone {
             connection.send(close_frame(close));
         }
         connection.uncork();
         connection.close_queue();
         connection.shard().account_unfinished(self.unfinished, 0);
-        self.session.close(&close.name()).await;
+        self.dialogue.close(&close.name()).await;
         connection
     }
 
-    async fn run(&mut self, token: Option<Box<str>>, mut first: Box<[u8]>) -> Close {
-        if let Err(ending) = self.session.open(token.as_deref()).await {
+    async fn run(&mut self, token: Option<&str>, mut first: Box<[u8]>) -> Close {
+        if let Err(ending) = Box::pin(self.dialogue.open(token)).await {
             return ending.into();
         }
         if !first.is_empty() {
@@ -217,7 +287,7 @@ impl Conversation {
                 return close;
             }
         }
-        let connection = self.session.connection().clone();
+        let connection = self.dialogue.connection().clone();
         loop {
             let result = match connection.wake().await {
                 Wake::Readable => match self.read(&connection) {
@@ -225,7 +295,7 @@ impl Conversation {
                     Ok(None) => Ok(()),
                     Err(close) => Err(close),
                 },
-                wake => Box::pin(self.session.woken(wake)).await.map_err(Close::from),
+                wake => Box::pin(self.dialogue.woken(wake)).await.map_err(Close::from),
             };
             if let Err(close) = result {
                 return close;
@@ -234,41 +304,41 @@ impl Conversation {
     }
 
     /// Reads what is there, at most a scratch buffer full.
-    fn read(&mut self, connection: &Connection) -> Result<Option<Heard>, Close> {
+    fn read(&mut self, connection: &Connection) -> Result<Option<Heard<D::Request>>, Close> {
         let shard = connection.shard();
         shard.with_scratch(|scratch, inflater| match connection.try_read(scratch) {
             Ok(None) => Ok(None),
             Ok(Some(0)) | Err(_) => Err(Close::Gone),
-            Ok(Some(read)) => {
-                let mut heard = self.decode(&mut scratch[..read], inflater);
-                heard.full = read == scratch.len();
-                Ok(Some(heard))
-            }
+            Ok(Some(read)) => Ok(Some(self.decode(&mut scratch[..read], inflater))),
         })
     }
 
-    fn hear(&mut self, bytes: &mut [u8]) -> Heard {
-        let shard = self.session.connection().shard();
+    fn hear(&mut self, bytes: &mut [u8]) -> Heard<D::Request> {
+        let shard = self.dialogue.connection().shard();
         shard.with_scratch(|_, inflater| self.decode(bytes, inflater))
     }
 
     /// Takes the messages out of what was read, as far as they are whole.
-    fn decode(&mut self, mut bytes: &mut [u8], inflater: &mut crate::wire::Inflater) -> Heard {
-        let mut heard = Heard::default();
-        let codec = self.session.codec();
+    fn decode(&mut self, mut bytes: &mut [u8], inflater: &mut crate::wire::Inflater) -> Heard<D::Request> {
+        let mut heard = Heard { requests: Vec::new(), pings: VecDeque::new(), close: None };
         while heard.close.is_none() {
             match self.reader.next(&mut bytes, &self.limits, inflater) {
                 Ok(None) => break,
-                Ok(Some(Message::Text(text))) => codec.decode(text, &mut heard.requests),
-                Ok(Some(Message::Ping(payload))) => heard.ping = Some(payload.to_vec()),
+                Ok(Some(Message::Ping(payload))) => {
+                    heard.pings.truncate(MAX_PONGS - 1);
+                    heard.pings.push_front(payload.to_vec());
+                }
                 Ok(Some(Message::Pong(_))) => {}
                 Ok(Some(Message::Close { code, .. })) => heard.close = Some(Close::ByClient(code)),
-                Ok(Some(Message::Binary(_))) => heard.close = Some(Close::Violation(CloseCode::UNSUPPORTED_DATA)),
+                Ok(Some(message)) => {
+                    let understood = self.dialogue.understand(message, &mut heard.requests);
+                    heard.close = understood.err().map(Close::Violation);
+                }
                 Err(violation) => heard.close = Some(self.violated(violation)),
             }
         }
         let unfinished = self.reader.buffered_bytes();
-        if !self.session.connection().shard().account_unfinished(self.unfinished, unfinished) {
+        if !self.dialogue.connection().shard().account_unfinished(self.unfinished, unfinished) {
             heard.close.get_or_insert(Close::Violation(CloseCode::TOO_BIG));
         }
         self.unfinished = unfinished;
@@ -276,21 +346,21 @@ impl Conversation {
     }
 
     fn violated(&self, violation: Violation) -> Close {
-        debug!(connection = %self.session.connection().id(), %violation, "the client broke the WebSocket protocol");
+        debug!(connection = %self.dialogue.connection().id(), %violation, "the client broke the WebSocket protocol");
         Close::Violation(violation.close_code())
     }
 
     /// Does what was asked. What is answered at once goes out in one write.
-    async fn answer(&mut self, heard: Heard) -> Result<(), Close> {
-        let connection = self.session.connection().clone();
+    async fn answer(&mut self, heard: Heard<D::Request>) -> Result<(), Close> {
+        let connection = self.dialogue.connection().clone();
         connection.cork();
-        if let Some(payload) = heard.ping
-            && connection.queued_bytes() == 0
-        {
-            connection.send(frame::pong(&payload));
+        // Who does not take what waits has no use for pongs behind it.
+        let takes_pongs = connection.queued_bytes() == 0;
+        for payload in heard.pings.iter().rev().filter(|_| takes_pongs) {
+            connection.send(frame::pong(payload));
         }
         for request in heard.requests {
-            let doing = self.session.request(request);
+            let doing = self.dialogue.request(request);
             let mut doing = std::pin::pin!(doing);
             // What does not come at once must not hold back what is there.
             match doing.as_mut().now_or_never() {
@@ -316,15 +386,15 @@ impl Conversation {
         }
     }
 
-    async fn run_generic(&mut self, token: Option<Box<str>>, mut read: ReadHalf<TokioIo<Upgraded>>) -> Close {
-        if let Err(ending) = self.session.open(token.as_deref()).await {
+    async fn run_generic(&mut self, token: Option<&str>, mut read: ReadHalf<TokioIo<Upgraded>>) -> Close {
+        if let Err(ending) = Box::pin(self.dialogue.open(token)).await {
             return ending.into();
         }
-        let connection = self.session.connection().clone();
+        let connection = self.dialogue.connection().clone();
         let mut buffer = vec![0; 8 << 10];
         loop {
             let result = tokio::select! {
-                wake = connection.wake() => Box::pin(self.session.woken(wake)).await.map_err(Close::from),
+                wake = connection.wake() => Box::pin(self.dialogue.woken(wake)).await.map_err(Close::from),
                 read = read.read(&mut buffer) => match read {
                     Ok(0) | Err(_) => Err(Close::Gone),
                     Ok(read) => {
@@ -375,9 +445,9 @@ async fn finish(connection: &Rc<Connection>) {
         return;
     }
     let draining = async {
-        let (mut buffer, mut left) = ([0; 4096], DRAIN_BYTES);
+        let mut left = DRAIN_BYTES;
         while socket.readable().await.is_ok() {
-            match socket.try_read(&mut buffer) {
+            match connection.shard().with_scratch(|scratch, _| socket.try_read(scratch)) {
                 Ok(0) => return,
                 Ok(read) if read <= left => left -= read,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -391,7 +461,12 @@ async fn finish(connection: &Rc<Connection>) {
 /// Writes a connection's queue to something that is no bare socket.
 async fn write_out(connection: Rc<Connection>, mut write: WriteHalf<TokioIo<Upgraded>>) {
     while let Some(frame) = connection.next_frame().await {
-        if write.write_all(&frame).await.is_err() {
+        let mut written = write.write_all(&frame).await;
+        if connection.queued_bytes() == 0 && written.is_ok() {
+            // TLS keeps what the socket did not take, and says that it has it.
+            written = write.flush().await;
+        }
+        if written.is_err() {
             connection.end(crate::hub::End::Broken);
             return;
         }

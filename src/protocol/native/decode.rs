@@ -65,6 +65,10 @@ pub fn depth_exceeds(text: &str, limit: usize) -> bool {
 }
 
 fn request(text: &str) -> Request {
+    // serde's structs would take an array of their members' values too.
+    if text.trim_start().starts_with('[') {
+        return Request { id: None, command: Err(bad_request("a command is a JSON object")) };
+    }
     match serde_json::from_str::<Frame<'_>>(text) {
         Ok(frame) => match command_id(frame.id) {
             Ok(id) => {
@@ -162,8 +166,12 @@ fn subscribe(frame: Frame<'_>) -> Result<Subscribe, Refusal> {
     let start = match (frame.after, frame.last) {
         (Some(_), Some(_)) => return Err(bad_request("`after` and `last` exclude each other")),
         (Some(after), None) => {
-            let fault = |error| bad_request(format!("`after` is {{\"epoch\":\"…\",\"offset\":n}}: {error}"));
-            let After { epoch, offset } = serde_json::from_str(after.get()).map_err(fault)?;
+            let fault =
+                |error: &dyn fmt::Display| bad_request(format!("`after` is {{\"epoch\":\"…\",\"offset\":n}}: {error}"));
+            if !after.get().starts_with('{') {
+                return Err(fault(&"not an object"));
+            }
+            let After { epoch, offset } = serde_json::from_str(after.get()).map_err(|error| fault(&error))?;
             Start::After(epoch.0.parse().ok().map(|epoch| Position { epoch, offset: Offset(offset) }))
         }
         (None, Some(last)) if last <= HistoryQuery::MAX_LIMIT as u64 => Start::Last(last as usize),
@@ -260,7 +268,10 @@ fn command_id(raw: Option<&RawValue>) -> Result<Option<CommandId>, Refusal> {
 }
 
 /// A member that is there even if it is `null`.
-fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
+///
+/// # Errors
+/// The deserializer's.
+pub fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
     <&RawValue>::deserialize(deserializer).map(Some)
 }
 
@@ -368,6 +379,8 @@ mod tests {
             ("nonsense", "not JSON"),
             ("[]", "empty array"),
             ("[1]", "not a command"),
+            (r#"[["ping",1,null,null,null,null,null,null,null,null,null,null,null,null,null]]"#, "JSON object"),
+            (r#"{"type":"subscribe","channel":"a","after":["k",1]}"#, "not an object"),
             ("{}", "missing field `type`"),
             (r#"{"type":"ping","type":"ping"}"#, "duplicate field `type`"),
             (r#"{"type":"subscribe"}"#, "`channel` is missing"),

@@ -270,9 +270,9 @@ fn position(json: &mut Json<'_>, position: Option<&Position>) {
     }
 }
 
-/// Seconds with at most three decimals.
+/// Seconds with at most three decimals, and never less than asked for.
 fn seconds(delay: std::time::Duration) -> f64 {
-    (delay.as_secs_f64() * 1000.0).round() / 1000.0
+    (delay.as_micros() as f64 / 1000.0).ceil() / 1000.0
 }
 
 #[cfg(test)]

@@ -2,8 +2,9 @@
 
 mod decode;
 mod encode;
+pub mod events;
 
-pub use decode::{MAX_DEPTH, PublishBody, depth_exceeds, parse_publish};
+pub use decode::{MAX_DEPTH, PublishBody, Text, depth_exceeds, parse_publish, present};
 pub use encode::{Json, member, publication, refusal};
 
 use super::Codec;
@@ -15,6 +16,26 @@ pub const SUBPROTOCOL: &str = "fanwire.v1";
 /// The codec of our own language.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Native;
+
+/// The same language as an event stream, on which no commands come.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NativeEvents;
+
+impl Codec for NativeEvents {
+    fn name(&self) -> &'static str {
+        "native"
+    }
+
+    fn decode(&self, _frame: &str, _requests: &mut Vec<Request>) {}
+
+    fn encode_reply(&self, _id: Option<&CommandId>, reply: &Reply, out: &mut Vec<u8>) {
+        events::reply(reply, out);
+    }
+
+    fn encode_push(&self, push: &Push, out: &mut Vec<u8>) {
+        events::push(push, out);
+    }
+}
 
 impl Codec for Native {
     fn name(&self) -> &'static str {

@@ -1,11 +1,11 @@
-//! What a connection brings with it: its app and its token.
+//! What a connection or a request brings with it: its app and its token.
 
 use std::sync::Arc;
 
 use http::{HeaderMap, Uri, header::AUTHORIZATION, header::SEC_WEBSOCKET_PROTOCOL};
 use percent_encoding::percent_decode_str;
 
-use crate::{gateway::App, node::Node};
+use super::{App, Gateway};
 
 /// The prefix of the sub-protocol that carries a token, since browsers cannot set headers.
 const BEARER_PROTOCOL: &str = "bearer.";
@@ -20,12 +20,12 @@ pub struct Opening {
 
 impl Opening {
     /// Reads app and token from query and headers.
-    pub fn read(node: &Node, uri: &Uri, headers: &HeaderMap) -> Self {
+    pub fn read(gateway: &Gateway, uri: &Uri, headers: &HeaderMap) -> Self {
         let app = query(uri, "app");
         let token = bearer(headers).map(Into::into);
         let token = token.or_else(|| bearer_protocol(headers).map(Into::into));
         let token = token.or_else(|| query(uri, "token").map(String::into_boxed_str));
-        Self { app: node.gateway().app(app.as_deref()), token }
+        Self { app: gateway.app(app.as_deref()), token }
     }
 }
 

@@ -1,0 +1,67 @@
+/** The real server: the binary named by FANWIRE_BIN, on a port of its own choice. */
+import { spawn } from 'node:child_process';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+
+export class Server {
+  #process;
+  #folder;
+
+  /** `config`: a TOML file's text; without it the server is in development mode. */
+  static async start({ listen = '127.0.0.1:0', config } = {}) {
+    const binary = process.env.FANWIRE_BIN;
+    if (!binary) throw new Error('FANWIRE_BIN must name the server: run tests/browser/run');
+    const server = new Server();
+    server.#folder = await mkdtemp(join(tmpdir(), 'fanwire-chat-'));
+    const file = join(server.#folder, 'fanwire.toml');
+    if (config) await writeFile(file, config);
+    const args = ['serve', '--listen', listen, ...(config ? ['--config', file] : [])];
+    const env = { PATH: process.env.PATH, FANWIRE_METRICS_LISTEN: '' };
+    server.#process = spawn(binary, args, { cwd: server.#folder, env, stdio: ['ignore', 'pipe', 'pipe'] });
+    try {
+      server.url = await server.#address();
+    } catch (error) {
+      await server.stop();
+      throw error;
+    }
+    return server;
+  }
+
+  /** The first address with a port that it prints. */
+  #address() {
+    return new Promise((resolve, reject) => {
+      let said = '';
+      const late = setTimeout(() => reject(new Error(`no address within 10 s:\n${said}`)), 10_000);
+      const onText = (text) => {
+        said += text;
+        const found = /https?:\/\/127\.0\.0\.1:[1-9]\d*/.exec(said);
+        if (!found) return;
+        clearTimeout(late);
+        resolve(`${found[0]}/`);
+      };
+      this.#process.on('error', reject);
+      for (const stream of [this.#process.stdout, this.#process.stderr]) stream.setEncoding('utf8').on('data', onText);
+      this.#process.on('exit', (code) => reject(new Error(`the server ended with ${code}:\n${said}`)));
+    });
+  }
+
+  async stop(signal = 'SIGKILL') {
+    const gone = new Promise((resolve) => this.#process.once('exit', resolve));
+    if (this.#process.exitCode === null) {
+      this.#process.kill(signal);
+      await gone;
+    }
+    await rm(this.#folder, { recursive: true, force: true });
+  }
+
+  /** Publishes as a backend does. */
+  async publish(channel, data) {
+    const response = await fetch(`${this.url}v1/publish`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify({ channel, data }),
+    });
+    if (!response.ok) throw new Error(`publish answered ${response.status}: ${await response.text()}`);
+  }
+}

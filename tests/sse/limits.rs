@@ -1,0 +1,108 @@
+//! Ends that the server makes: a token's, a slow reader's, a drain's.
+
+use std::time::{Duration, Instant};
+
+use fanwire::config::{ByteSize, Span, WhenSlow};
+use serde_json::json;
+
+use crate::plain::{Server, token_for};
+
+#[tokio::test]
+async fn a_token_s_end_is_the_stream_s_end() {
+    let server = Server::start().await;
+    let token = token_for("shop", json!({"sub": "ann"}), 2);
+    let mut stream = server.stream(&format!("/v1/events?channel=user:1&app=shop&token={token}")).await;
+    stream.expect("subscribed").await;
+    let started = Instant::now();
+    let end = stream.expect("disconnect").await;
+    assert_eq!((&end["code"], &end["reconnect"]), (&json!("token_expired"), &json!(true)));
+    assert!(stream.next_block().await.is_none());
+    assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+    let again = server.get(&format!("/v1/events?channel=user:1&app=shop&token={token}")).send().await;
+    assert_eq!(again.problem(), (401, "token_expired".into()), "an EventSource stops here");
+}
+
+#[tokio::test]
+async fn a_drain_tells_each_stream_when_to_come_back_and_ends_it() {
+    let mut server = Server::with(|config| config.shutdown.drain = Span(Duration::from_secs(1))).await;
+    let mut streams = Vec::new();
+    for _ in 0..5 {
+        let mut stream = server.stream("/v1/events?channel=room:1&app=shop").await;
+        stream.expect("subscribed").await;
+        streams.push(stream);
+    }
+    server.begin_stop();
+    for mut stream in streams {
+        let event = stream.next().await;
+        let end = event.json();
+        assert_eq!(
+            (event.name.as_str(), &end["code"], &end["reconnect"]),
+            ("disconnect", &json!("draining"), &json!(true))
+        );
+        let delay = end["delay"].as_f64().unwrap() * 1000.0;
+        assert!(event.retry.is_some_and(|retry| (retry as f64 - delay).abs() <= 1.0), "{event:?}");
+        assert!(stream.next_block().await.is_none());
+    }
+}
+
+#[tokio::test]
+async fn a_quiet_stream_is_kept_alive_by_comments() {
+    let server = Server::with(|config| config.connection.ping = Span(Duration::from_secs(1))).await;
+    let mut stream = server.stream("/v1/events?channel=room:1&app=shop").await;
+    stream.expect("subscribed").await;
+    for _ in 0..3 {
+        let block = stream.next_block().await.unwrap();
+        assert!(block.comment && block.data.is_empty(), "{block:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_slow_reader_catches_up_from_history_and_holds_up_nobody() {
+    let server = Server::with(|config| config.connection.send_queue = ByteSize::kibibytes(64)).await;
+    let mut slow = server.stream("/v1/events?channel=room:1&app=shop").await;
+    let mut quick = server.stream("/v1/events?channel=room:1&app=shop").await;
+    slow.expect("subscribed").await;
+    quick.expect("subscribed").await;
+    // More than the queue and all buffers between hold; less than the history does.
+    let text = "x".repeat(60_000);
+    for n in 0..100 {
+        server.publish("shop", "room:1", json!({"n": n, "text": text})).await;
+        assert_eq!(quick.publication().await["n"], n);
+    }
+    let behind =
+        |node: &fanwire::node::Node| node.hub().all_counters().map(|each| each.caught_behind.get()).sum::<usize>();
+    assert!(0 < behind(&server.node), "the slow one fell behind");
+    for n in 0..100 {
+        assert_eq!(slow.publication().await["n"], n);
+    }
+    server.publish("shop", "room:1", json!({"n": "live"})).await;
+    assert_eq!(slow.publication().await["n"], "live");
+}
+
+#[tokio::test]
+async fn a_slow_reader_is_cut_where_that_is_asked_for_and_resumes() {
+    let server = Server::with(|config| {
+        config.connection.send_queue = ByteSize::kibibytes(64);
+        config.connection.when_slow = WhenSlow::Disconnect;
+    })
+    .await;
+    let mut slow = server.stream("/v1/events?channel=room:1&app=shop").await;
+    slow.expect("subscribed").await;
+    let text = "x".repeat(60_000);
+    for n in 0..100 {
+        server.publish("shop", "room:1", json!({"n": n, "text": text})).await;
+    }
+    server.until("the end of the slow one", |node| node.hub().connections() == 0).await;
+    let mut seen: Vec<_> = Vec::new();
+    let rest = slow.rest().await;
+    let (end, before) = rest.split_last().unwrap();
+    assert_eq!((end.name.as_str(), &end.json()["code"]), ("disconnect", &json!("slow")));
+    seen.extend(before.iter().map(|event| event.json()["data"]["n"].as_u64().unwrap()));
+    let call = server.get("/v1/events?channel=room:1&app=shop").header("Last-Event-ID", &slow.last_id);
+    let mut again = call.stream().await;
+    assert_eq!(again.expect("subscribed").await["recovered"], true);
+    while seen.len() < 100 {
+        seen.push(again.publication().await["n"].as_u64().unwrap());
+    }
+    assert_eq!(seen, (0..100).collect::<Vec<_>>());
+}
