@@ -29,7 +29,7 @@ use crate::{
     node::{Deliver, Node},
     protocol,
     telemetry::Metrics,
-    transport::DoorSettings,
+    transport::{DoorSettings, OpenSockets},
 };
 
 /// How often the memory broker forgets what has expired.
@@ -64,7 +64,9 @@ pub enum RunError {
 /// A server that runs.
 pub struct App {
     node: Arc<Node>,
-    config: Config,
+    /// What it was started with: what a reload cannot change stays as it is here.
+    started_with: Config,
+    open: OpenSockets,
     addresses: Vec<SocketAddr>,
     metrics_address: Option<SocketAddr>,
     shards: ShardThreads,
@@ -113,9 +115,21 @@ impl App {
         };
         let Sockets { per_shard, addresses, metrics: metrics_listener } = sockets;
         let metrics_address = metrics_listener.as_ref().and_then(|listener| listener.local_addr().ok());
-        let shared = Shared { node: node.clone(), settings: Arc::new(settings), tls, metrics, closing: is_closing };
+        let (settings, open) = (Arc::new(settings), OpenSockets::default());
+        let shared = Shared { node: node.clone(), settings, tls, metrics, open: open.clone(), closing: is_closing };
         let shards = ShardThreads::start(shared, inboxes, per_shard, metrics_listener)?;
-        Ok(Self { node, config, addresses, metrics_address, shards, closing, background, renew_certificate })
+        let started_with = config;
+        Ok(Self {
+            node,
+            started_with,
+            open,
+            addresses,
+            metrics_address,
+            shards,
+            closing,
+            background,
+            renew_certificate,
+        })
     }
 
     /// Where clients connect, with the ports that were chosen.
@@ -138,26 +152,26 @@ impl App {
     /// # Errors
     /// What is wrong with it; then nothing has changed.
     pub fn reload(&mut self, config: Config) -> Result<(), GatewayError> {
-        for key in unchangeable(&self.config, &config) {
+        for key in unchangeable(&self.started_with, &config) {
             tracing::warn!(key, "takes effect at the next start only");
         }
         self.node.gateway().reload(&config)?;
         if let Some(renew) = &self.renew_certificate {
             renew.notify_one();
         }
-        self.config = config;
         info!("configuration reloaded");
         Ok(())
     }
 
-    /// Ends in order: nobody new, then every connection is told and closed, spread over `shutdown.drain`.
+    /// Ends in order: nobody new, then every connection is told and closed, spread over `shutdown.drain`, and every request
+    /// under way is answered.
     pub async fn shut_down(self) {
-        let drain = self.config.shutdown.drain.0;
-        info!(connections = self.node.hub().connections(), ?drain, "draining");
+        let drain = self.started_with.shutdown.drain.0;
+        info!(connections = self.node.hub().connections(), sockets = self.open.count(), ?drain, "draining");
         self.node.begin_drain();
         // Readiness and listeners: a load balancer that asks is told, one that does not is refused.
         self.closing.send_replace(true);
-        drain::connections(self.node.hub(), drain).await;
+        drain::sockets(self.node.hub(), &self.open, drain).await;
         for task in self.background {
             task.abort();
             // It was told to stop, and says so.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::support::{ChildServer, Client};
+use crate::support::{ChildServer, Client, RawSocket};
 
 #[tokio::test]
 async fn everybody_is_told_to_come_back_elsewhere_and_when() {
@@ -54,12 +54,7 @@ async fn while_it_drains_it_is_not_ready_and_lets_nobody_in() {
         clients.push(server.connect(&format!("user{n}")).await);
     }
     server.signal(Signal::TERM);
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while tokio::net::TcpStream::connect(server.address()).await.is_ok() {
-        // Until the listeners are closed, whoever asks is told.
-        assert!(Instant::now() < deadline, "new connections are refused");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    refuses_connections(&server).await;
     let ends = futures_util::future::join_all(clients.iter_mut().map(Client::ended)).await;
     assert!(ends.iter().all(|ended| ended.code == Some(1001)));
     assert!(server.exit().await.success());
@@ -74,6 +69,59 @@ async fn a_server_without_clients_ends_at_once() {
         assert!(server.exit().await.success(), "{}", server.log());
         let took = started.elapsed();
         assert!(took < Duration::from_secs(2), "{signal:?}: {took:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_under_way_is_answered_before_it_ends() {
+    let api_keys =
+        "[shutdown]\ndrain = \"0s\"\n[[app]]\nid = \"shop\"\nkey = \"shop\"\napi_keys = [\"the-shop-s-key\"]";
+    let mut server = ChildServer::start(&format!("[namespace.\"\"]\npublish = \"anyone\"\n{api_keys}"));
+    let body = r#"{"channel":"plain","data":"said while it stops"}"#;
+    let (first, second) = body.split_at(20);
+    let mut socket = RawSocket::connect(server.address()).await;
+    let head = format!(
+        "POST /v1/publish HTTP/1.1\r\nHost: fanwire\r\nAuthorization: Bearer the-shop-s-key\r\n\
+         Content-Type: application/json\r\nContent-Length: {}\r\nExpect: 100-continue\r\n\r\n",
+        body.len()
+    );
+    socket.send(head.as_bytes()).await;
+    assert_eq!(socket.next_head().await.status, 100, "it waits for the body");
+    socket.send(first.as_bytes()).await;
+    server.signal(Signal::TERM);
+    refuses_connections(&server).await;
+    socket.send(second.as_bytes()).await;
+    let answer = socket.next_answer().await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(answer.header("connection"), Some("close"), "{answer:?}");
+    let answered = Instant::now();
+    assert!(server.exit().await.success(), "{}", server.log());
+    let took = answered.elapsed();
+    assert!(took < Duration::from_secs(2), "nothing is left to wait for: {took:?}");
+}
+
+#[tokio::test]
+async fn idle_connections_do_not_hold_it_up() {
+    let mut server = ChildServer::start("");
+    let mut kept_alive = RawSocket::connect(server.address()).await;
+    kept_alive.send(b"GET /healthz HTTP/1.1\r\nHost: fanwire\r\n\r\n").await;
+    let answer = kept_alive.next_head().await;
+    assert_eq!(answer.status, 200);
+    kept_alive.next_body(answer.header("content-length").map_or(0, |length| length.parse().unwrap())).await;
+    let _silent = RawSocket::connect(server.address()).await;
+    let started = Instant::now();
+    server.signal(Signal::TERM);
+    assert!(server.exit().await.success(), "{}", server.log());
+    let took = started.elapsed();
+    assert!(took < Duration::from_secs(2), "{took:?}");
+}
+
+/// Completes once the listeners are closed.
+async fn refuses_connections(server: &ChildServer) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while tokio::net::TcpStream::connect(server.address()).await.is_ok() {
+        assert!(Instant::now() < deadline, "new connections are refused");
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 

@@ -1,4 +1,5 @@
-//! The end of all connections, spread out so that the other nodes are not stormed.
+//! The end of all sockets: connections are told to go, spread out so that the other nodes are not stormed; a plain request
+//! is answered first.
 
 use std::{rc::Rc, sync::Arc, time::Duration};
 
@@ -10,28 +11,25 @@ use tokio::{
 use crate::{
     domain::DisconnectReason,
     hub::{Connection, Control, Hub},
+    transport::OpenSockets,
 };
 
 /// How long a client is told to wait at most before it connects elsewhere.
 const MAX_DELAY: Duration = Duration::from_secs(3);
-/// How long connections may take to end after they were told.
+/// How long sockets may take to end after the last connection was told.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Tells every connection to go, spread evenly over `drain`, and waits until they have gone.
-pub(super) async fn connections(hub: &Arc<Hub>, drain: Duration) {
+/// Tells every connection to go, spread evenly over `drain`, and waits until no socket is open: those with a request under
+/// way included, and those whose last frames are still to leave.
+pub(super) async fn sockets(hub: &Arc<Hub>, open: &OpenSockets, drain: Duration) {
     let started = Instant::now();
     let told = hub.on_every_shard(move |shard| {
-        let connections = shard.connections();
-        let count = connections.len();
-        spawn_local(tell(connections, started, drain));
-        count
+        spawn_local(tell(shard.connections(), started, drain));
     });
-    let told: usize = told.await.into_iter().sum();
-    if told == 0 {
-        return;
-    }
+    told.await;
     let deadline = started + drain + GRACE;
-    while 0 < hub.connections() && Instant::now() < deadline {
+    // A session may outlive its socket: it leaves its channels first.
+    while 0 < open.count() + hub.connections() && Instant::now() < deadline {
         sleep(Duration::from_millis(10)).await;
     }
 }

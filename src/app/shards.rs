@@ -1,6 +1,6 @@
 //! One thread per shard, each with a runtime of its own.
 
-use std::{cell::Cell, io, rc::Rc, sync::Arc, thread};
+use std::{io, sync::Arc, thread};
 
 use tokio::{
     net::TcpListener,
@@ -13,7 +13,7 @@ use crate::{
     hub::{Item, Shard},
     node::Node,
     telemetry::Metrics,
-    transport::{Door, DoorSettings},
+    transport::{Door, DoorSettings, OpenSockets},
 };
 
 /// What every shard's thread needs.
@@ -23,6 +23,7 @@ pub(super) struct Shared {
     pub settings: Arc<DoorSettings>,
     pub tls: Option<watch::Receiver<Arc<rustls::ServerConfig>>>,
     pub metrics: Arc<Metrics>,
+    pub open: OpenSockets,
     pub closing: watch::Receiver<bool>,
 }
 
@@ -84,19 +85,14 @@ async fn run(
     mut stopped: watch::Receiver<bool>,
 ) {
     let shard = Shard::new(shared.node.hub().clone(), index);
-    let open = Rc::new(Cell::new(0));
     let door = Door { node: shared.node.clone(), shard: index, settings: shared.settings.clone() };
-    let listening = |listener, router, tls| {
-        let node = shared.node.clone();
-        Listening {
-            listener,
-            router,
-            tls,
-            max_connections: shared.settings.max_connections,
-            open: open.clone(),
-            adopted: Rc::new(move || node.hub().connections()),
-            closing: shared.closing.clone(),
-        }
+    let listening = |listener, router, tls| Listening {
+        listener,
+        router,
+        tls,
+        max_connections: shared.settings.max_connections,
+        open: shared.open.clone(),
+        closing: shared.closing.clone(),
     };
     let router = router(door);
     for listener in listeners.clients.into_iter().filter_map(usable) {

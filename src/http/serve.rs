@@ -1,6 +1,6 @@
 //! Serving connections on one shard's thread: accept, a time limit on heads, and a polite end.
 
-use std::{cell::Cell, io, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Router, body::Body};
 use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
@@ -15,7 +15,7 @@ use tokio::{
 use tower::ServiceExt;
 use tracing::{debug, warn};
 
-use crate::transport::Peer;
+use crate::transport::{OpenSocket, OpenSockets, Peer};
 
 /// How long a request's head, and a TLS handshake, may take.
 const HEAD_DEADLINE: Duration = Duration::from_secs(10);
@@ -40,12 +40,10 @@ pub struct Listening {
     pub router: Router,
     /// TLS in process.
     pub tls: Option<watch::Receiver<Arc<rustls::ServerConfig>>>,
-    /// The most connections at once, over all of them on this shard.
+    /// The most sockets at once, over all listeners of this node.
     pub max_connections: usize,
-    /// How many connections this shard serves that are no WebSockets, shared by its listeners.
-    pub open: Rc<Cell<usize>>,
-    /// WebSockets and event streams of this node.
-    pub adopted: Rc<dyn Fn() -> usize>,
+    /// How many there are.
+    pub open: OpenSockets,
     /// Turns true when nobody new is to be accepted.
     pub closing: watch::Receiver<bool>,
 }
@@ -68,35 +66,23 @@ pub async fn serve(mut listening: Listening) {
                 continue;
             }
         };
-        if listening.max_connections <= (listening.adopted)() + listening.open.get() {
+        let Some(open) = listening.open.open(listening.max_connections) else {
             spawn_local(turn_away(socket));
             continue;
-        }
-        let open = Open::new(&listening.open);
+        };
         let (router, tls, closing) = (listening.router.clone(), listening.tls.clone(), listening.closing.clone());
         spawn_local(async move {
-            if let Err(error) = serve_connection(socket, peer, router, tls, closing).await {
+            if let Err(error) = serve_connection(socket, Accepted { peer, open }, router, tls, closing).await {
                 debug!(%peer, %error, "connection failed");
             }
-            drop(open);
         });
     }
 }
 
-/// Counts a connection while it is held.
-struct Open(Rc<Cell<usize>>);
-
-impl Open {
-    fn new(count: &Rc<Cell<usize>>) -> Self {
-        count.set(count.get() + 1);
-        Self(count.clone())
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
-    }
+/// What each request is told of the socket that it came by.
+struct Accepted {
+    peer: SocketAddr,
+    open: OpenSocket,
 }
 
 /// Why a connection could not be served.
@@ -108,40 +94,48 @@ enum ServeError {
     Http(#[from] hyper::Error),
     #[error("the TLS handshake took too long")]
     SlowTls,
+    #[error("the server stops before the TLS handshake was over")]
+    Closing,
 }
 
 async fn serve_connection(
     socket: TcpStream,
-    peer: SocketAddr,
+    accepted: Accepted,
     router: Router,
     tls: Option<watch::Receiver<Arc<rustls::ServerConfig>>>,
-    closing: watch::Receiver<bool>,
+    mut closing: watch::Receiver<bool>,
 ) -> Result<(), ServeError> {
     socket.set_nodelay(true)?;
     let options = socket2::SockRef::from(&socket);
     options.set_tcp_notsent_lowat(UNSENT_BYTES)?;
     options.set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
     match tls {
-        None => serve_http(socket, peer, router, closing).await,
+        None => serve_http(socket, accepted, router, closing).await,
         Some(config) => {
             let acceptor = tokio_rustls::TlsAcceptor::from(config.borrow().clone());
-            let stream = timeout(HEAD_DEADLINE, acceptor.accept(socket)).await.map_err(|_| ServeError::SlowTls)??;
-            serve_http(stream, peer, router, closing).await
+            let stream = tokio::select! {
+                shaken = timeout(HEAD_DEADLINE, acceptor.accept(socket)) => shaken.map_err(|_| ServeError::SlowTls)??,
+                // Nothing was asked yet that would have to be answered.
+                _ = closing.wait_for(|closing| *closing) => return Err(ServeError::Closing),
+            };
+            serve_http(stream, accepted, router, closing).await
         }
     }
 }
 
 async fn serve_http<S>(
     stream: S,
-    peer: SocketAddr,
+    accepted: Accepted,
     router: Router,
     mut closing: watch::Receiver<bool>,
 ) -> Result<(), ServeError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let Accepted { peer, open } = accepted;
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(Peer(peer));
+        request.extensions_mut().insert(open.clone());
         router.clone().oneshot(request.map(Body::new))
     });
     let connection = http1::Builder::new()
@@ -156,7 +150,7 @@ where
         served = connection.as_mut() => return Ok(served?),
         _ = closing.wait_for(|closing| *closing) => {}
     }
-    // A request under way is still answered.
+    // A request under way is still answered; the drain waits for it.
     connection.as_mut().graceful_shutdown();
     Ok(connection.await?)
 }

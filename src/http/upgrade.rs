@@ -14,7 +14,7 @@ use crate::{
     domain::{ErrorCode, Refusal},
     gateway::opening::Opening,
     transport::{
-        Door, Peer,
+        Door, OpenSocket, Peer,
         handshake::{Handshake, HandshakeError},
         websocket::{Accepted, adopt},
     },
@@ -52,25 +52,23 @@ pub async fn websocket(State(door): State<Door>, mut request: Request) -> Respon
             .into_response();
     };
     let opening = Opening::read(door.node.gateway(), request.uri(), request.headers());
-    adopt(&door, Accepted { upgrade, opening, deflated: handshake.extensions.is_some() });
+    let open = request.extensions_mut().remove::<OpenSocket>();
+    adopt(&door, Accepted { upgrade, opening, deflated: handshake.extensions.is_some(), open });
     switching(handshake)
 }
 
-/// Everything that is refused by status, since no page could read it anyway.
+/// Everything that is refused by status, since no page could read it anyway. That there is room was seen to when the
+/// socket was accepted.
 pub(super) fn admit(door: &Door, request: &Request) -> Result<(), Refusal> {
     let gateway = door.node.gateway();
     gateway.check_origin(request.headers(), door.settings.tls)?;
-    let away = |why: &str| Refusal::new(ErrorCode::Unavailable, why).retry_after(Duration::from_secs(1));
     if door.node.is_draining() {
-        return Err(away("this node is shutting down"));
+        let refusal = Refusal::new(ErrorCode::Unavailable, "this node is shutting down");
+        return Err(refusal.retry_after(Duration::from_secs(1)));
     }
-    if door.settings.max_connections <= door.hub().connections() {
-        return Err(away("this node holds as many connections as it may"));
-    }
-    match request.extensions().get::<Peer>() {
-        Some(Peer(peer)) => gateway.admit(gateway.client_address(peer.ip(), request.headers())),
-        None => Ok(()),
-    }
+    let Some(Peer(peer)) = request.extensions().get() else { return Ok(()) };
+    let admitted = gateway.admit(gateway.client_address(peer.ip(), request.headers()));
+    admitted.inspect_err(|_| door.node.metrics().rate_limited("connections_per_address"))
 }
 
 fn switching(handshake: Handshake) -> Response {

@@ -4,7 +4,13 @@ pub mod handshake;
 pub mod sse;
 pub mod websocket;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use crate::{hub::Hub, node::Node};
 
@@ -26,7 +32,7 @@ pub struct DoorSettings {
     pub max_frame: usize,
     /// Whether permessage-deflate is agreed to.
     pub compression: bool,
-    /// The most connections at once.
+    /// The most sockets at once, over all shards and whatever is spoken on them.
     pub max_connections: usize,
     /// The largest request body, in bytes.
     pub max_body: usize,
@@ -44,3 +50,34 @@ impl Door {
 /// The address at the other end of the socket that a request came by; a request extension.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub SocketAddr);
+
+/// How many sockets this node holds, over all shards and whatever is spoken on them.
+#[derive(Clone, Debug, Default)]
+pub struct OpenSockets(Arc<AtomicUsize>);
+
+impl OpenSockets {
+    /// Counts one more, unless there are `most` already.
+    pub fn open(&self, most: usize) -> Option<OpenSocket> {
+        let one_more = |open| (open < most).then_some(open + 1);
+        self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more).ok()?;
+        Some(OpenSocket(Arc::new(Counted(self.0.clone()))))
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// A socket's place in the count, until the last clone is gone; a request extension, for who takes the socket over.
+#[derive(Clone, Debug)]
+pub struct OpenSocket(#[expect(dead_code, reason = "held for its end")] Arc<Counted>);
+
+#[derive(Debug)]
+struct Counted(Arc<AtomicUsize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}

@@ -22,7 +22,7 @@ use crate::{
         Subscribe,
     },
     gateway::App,
-    hub::{Connection, End, Shard, Socket},
+    hub::{Connection, Control, End, Shard, Socket},
     node::{Caller, CallerKind, Node},
     protocol::native::{NativeEvents, events},
     session::{Ending, Session},
@@ -86,14 +86,21 @@ impl Stream {
         let connection = shard.adopt(id, self.app.id.clone(), Format::NativeEvents, Socket::remote());
         let channels = self.channels.iter().map(|name| Channel::new(&self.app.id, name));
         let position = StreamPosition::new(channels.collect(), self.position.as_deref().unwrap_or_default());
+        let is_draining = node.is_draining();
         let mut session = Session::new(node, self.app, connection.clone(), &NATIVE_EVENTS, Transport::Events);
         session.open_as(self.identity);
         let starts = position.starts(self.start);
         let subscribes = self.channels.into_iter().zip(starts);
         let subscribes =
             subscribes.map(|(channel, start)| Subscribe { channel, token: None, start, presence: self.presence });
+        let mut subscribes: Vec<_> = subscribes.collect();
+        if is_draining {
+            // Who was let in just before the drain might have come too late to be told by it.
+            subscribes.clear();
+            connection.ask(Control::Disconnect(DisconnectReason::Draining, None));
+        }
         let writer = spawn_local(write_out(connection.clone(), tx, position));
-        let ending = AssertUnwindSafe(converse(&mut session, subscribes.collect())).catch_unwind().await;
+        let ending = AssertUnwindSafe(converse(&mut session, subscribes)).catch_unwind().await;
         let ending = ending.unwrap_or_else(|_| panicked(&connection));
         connection.uncork();
         connection.close_queue();

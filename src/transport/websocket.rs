@@ -18,7 +18,7 @@ use tokio::{
 };
 use tracing::debug;
 
-use super::{Door, DoorSettings};
+use super::{Door, DoorSettings, OpenSocket};
 use crate::{
     domain::{ConnectionId, DisconnectReason, Format, Push, Request},
     gateway::{App, opening::Opening},
@@ -54,6 +54,8 @@ pub struct Accepted {
     pub opening: Opening,
     /// Whether permessage-deflate was agreed.
     pub deflated: bool,
+    /// The socket's place in the count of this node's sockets; kept until its last frames are out.
+    pub open: Option<OpenSocket>,
 }
 
 /// What a socket's messages are said to: a session; in `examples/echo.rs`, where the conformance cases are run against
@@ -123,10 +125,10 @@ pub fn adopt(door: &Door, accepted: Accepted) {
         let shard = shard.clone();
         // A task of its own, so that nothing of the handshake stays in memory with the connection.
         spawn_local(async move {
-            let Ok(Ok(upgraded)) = timeout(UPGRADE_DEADLINE, accepted.upgrade).await else { return };
-            let app = accepted.opening.app.clone();
-            let token = accepted.opening.token;
-            let entrance = Entrance { shard, node, settings, app, token, deflated: accepted.deflated };
+            let Accepted { upgrade, opening, deflated, open } = accepted;
+            let Ok(Ok(upgraded)) = timeout(UPGRADE_DEADLINE, upgrade).await else { return };
+            let Opening { app, token } = opening;
+            let entrance = Entrance { shard, node, settings, app, token, deflated, open };
             match upgraded.downcast::<TokioIo<TcpStream>>() {
                 Ok(Parts { io, read_buf, .. }) => {
                     // Copied, since it is a slice of a larger buffer that would otherwise live on.
@@ -148,19 +150,21 @@ struct Entrance {
     app: Option<Arc<App>>,
     token: Option<Box<str>>,
     deflated: bool,
+    open: Option<OpenSocket>,
 }
 
 impl Entrance {
     async fn enter_tcp(mut self, socket: TcpStream, first: Box<[u8]>) {
-        let token = self.token.take();
+        let (token, open) = (self.token.take(), self.open.take());
         match self.begin(Socket::Tcp(socket)) {
             Ok(conversation) => conversation.serve(token.as_deref(), first).await,
             Err(turned_away) => finish(&turned_away).await,
         }
+        drop(open);
     }
 
     async fn enter_generic(mut self, upgraded: Upgraded) {
-        let token = self.token.take();
+        let (token, open) = (self.token.take(), self.open.take());
         let (read, write) = tokio::io::split(TokioIo::new(upgraded));
         let (connection, conversation) = match self.begin(Socket::remote()) {
             Ok(conversation) => (conversation.dialogue.connection().clone(), Some(conversation)),
@@ -170,16 +174,27 @@ impl Entrance {
         if let Some(conversation) = conversation {
             conversation.serve_generic(token.as_deref(), read).await;
         }
-        // The queue is closed by now, so the writer ends with it.
-        let _ = timeout(FLUSH_DEADLINE, writer).await;
+        // The queue is closed by now, so the writer ends with it; whoever does not read by then is let go.
+        let abort = writer.abort_handle();
+        if timeout(FLUSH_DEADLINE, writer).await.is_err() {
+            abort.abort();
+        }
+        drop(open);
     }
 
-    /// Begins a conversation. Where there is no such app it ends at once: what is returned then has only to be sent.
+    /// Begins a conversation. Where there is no such app, or the node is ending, it is over at once: what is returned then
+    /// has only to be sent.
     fn begin(self, socket: Socket) -> Result<Conversation<Session>, Rc<Connection>> {
         let Self { shard, node, settings, app, deflated, .. } = self;
         let format = if deflated { Format::NativeDeflated } else { Format::Native };
         let id = ConnectionId::from_bits(rand::random());
-        let Some(app) = app else { return Err(turn_away(&shard, id, format, socket)) };
+        // Who was let in just before the drain might have come too late to be told by it.
+        if node.is_draining() {
+            return Err(turn_away(&shard, id, format, socket, DisconnectReason::Draining));
+        }
+        let Some(app) = app else {
+            return Err(turn_away(&shard, id, format, socket, DisconnectReason::UnknownApp));
+        };
         let connection = shard.adopt(id, app.id.clone(), format, socket);
         let limits = Limits { max_message: settings.max_frame, ..Limits::default() };
         let session = Session::new(node, app, connection, &NATIVE, Transport::WebSocket);
@@ -187,11 +202,16 @@ impl Entrance {
     }
 }
 
-/// Tells a connection that there is no such app; nothing else ever happens on it.
-fn turn_away(shard: &Rc<Shard>, id: ConnectionId, format: Format, socket: Socket) -> Rc<Connection> {
+/// Tells a connection why it cannot be; nothing else ever happens on it.
+fn turn_away(
+    shard: &Rc<Shard>,
+    id: ConnectionId,
+    format: Format,
+    socket: Socket,
+    reason: DisconnectReason,
+) -> Rc<Connection> {
     let nobody = "unknown".parse().expect("these are letters");
     let connection = shard.adopt(id, nobody, format, socket);
-    let reason = DisconnectReason::UnknownApp;
     connection.send(shard.frame_push(format, &Push::Disconnect { reason, delay: None }));
     connection.send(close_frame(Close::ByServer(reason)));
     connection.close_queue();

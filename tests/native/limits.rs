@@ -91,6 +91,8 @@ async fn new_connections_have_a_rate_by_address() {
     assert_eq!(answer.status, 429, "{answer:?}");
     let wait: u64 = answer.header("retry-after").unwrap().parse().unwrap();
     assert!((1..=2).contains(&wait));
+    let figures = server.node().metrics().render();
+    assert!(figures.contains("fanwire_rate_limited_total{limit=\"connections_per_address\"} 1"), "{figures}");
     let spoofed = crate::support::Connecting::to(server.address()).header("X-Forwarded-For", "10.9.8.7");
     assert!(spoofed.try_open().await.is_err(), "a header from a peer that is not trusted changes nothing");
     let deadline = Instant::now() + Duration::from_secs(10);

@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use fanwire::config::{ByteSize, Span, WhenSlow};
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::plain::{Server, token_for};
+use crate::plain::{Server, token_for, within};
 
 #[tokio::test]
 async fn a_token_s_end_is_the_stream_s_end() {
@@ -43,6 +44,44 @@ async fn a_drain_tells_each_stream_when_to_come_back_and_ends_it() {
         assert!(event.retry.is_some_and(|retry| (retry as f64 - delay).abs() <= 1.0), "{event:?}");
         assert!(stream.next_block().await.is_none());
     }
+}
+
+#[tokio::test]
+async fn each_stream_takes_one_place_of_the_node_s() {
+    let server = Server::with(|config| config.limits.connections = 10).await;
+    let mut streams = Vec::new();
+    for _ in 0..10 {
+        let mut stream = server.stream("/v1/events?channel=room:1&app=shop").await;
+        stream.expect("subscribed").await;
+        streams.push(stream);
+    }
+    let refused = server.get("/v1/events?channel=room:1&app=shop").send().await;
+    assert_eq!(refused.problem(), (503, "unavailable".into()));
+    assert!(refused.header("retry-after").is_some(), "{refused:?}");
+    streams.pop();
+    server.until("the end of the last", |node| node.hub().connections() == 9).await;
+    within("a place for another", async {
+        while server.get("/healthz").send().await.status != 200 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn plain_connections_of_all_shards_count_together() {
+    let server = Server::with(|config| (config.workers, config.limits.connections) = (2, 10)).await;
+    let mut held = Vec::new();
+    for _ in 0..40 {
+        let mut socket = tokio::net::TcpStream::connect(server.address).await.unwrap();
+        socket.write_all(b"GET /healthz HTTP/1.1\r\nHost: fanwire\r\n\r\n").await.unwrap();
+        let mut status = [0; 12];
+        within("a status", socket.read_exact(&mut status)).await.unwrap();
+        held.push((socket, String::from_utf8(status.to_vec()).unwrap()));
+    }
+    let served = held.iter().filter(|(_, status)| status == "HTTP/1.1 200").count();
+    let refused = held.iter().filter(|(_, status)| status == "HTTP/1.1 503").count();
+    assert_eq!((served, refused), (10, 30));
 }
 
 #[tokio::test]
