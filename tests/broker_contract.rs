@@ -9,7 +9,8 @@ use std::{
 
 use fanwire::{
     broker::{
-        Accepted, Broker, History, KeyScope, Listener, Relayed, Retention, ScopedKey, Submission, memory::MemoryBroker,
+        Accepted, Broker, History, KeyScope, Listener, MAX_HISTORY_BYTES, Relayed, Retention, ScopedKey, Submission,
+        memory::MemoryBroker,
     },
     domain::{
         Channel, ConnectionId, Event, HistoryQuery, IdempotencyKey, Member, Offset, Payload, Position, PublicationId,
@@ -37,6 +38,8 @@ async fn holds(factory: Factory) {
     history_keeps_the_newest(World::new(factory)).await;
     history_forgets_by_age(World::new(factory)).await;
     history_is_read_in_parts(World::new(factory)).await;
+    an_answer_is_bounded_in_bytes(World::new(factory)).await;
+    an_answer_holds_one_whatever_its_size(World::new(factory)).await;
     without_retention_nothing_is_kept(World::new(factory)).await;
     a_key_is_stored_once(World::new(factory)).await;
     a_key_is_stored_once_under_concurrency(World::new(factory)).await;
@@ -298,6 +301,48 @@ async fn history_is_read_in_parts(world: World) {
     }
 }
 
+async fn an_answer_is_bounded_in_bytes(world: World) {
+    const COUNT: u64 = 30;
+    let large = format!("\"{}\"", "x".repeat(60_000));
+    for _ in 0..COUNT {
+        world.submit(submission(&world.channel, &large, Some(KEPT))).await;
+    }
+    let all = HistoryQuery { limit: 1000, ..HistoryQuery::default() };
+    let bytes = |history: &History| -> usize {
+        history.publications.iter().map(|publication| publication.event.data.as_bytes().len()).sum()
+    };
+    let mut oldest_first = Vec::new();
+    while oldest_first.last() != Some(&COUNT) {
+        let after = oldest_first.last().copied().map(Offset);
+        let history = world.read(HistoryQuery { after, ..all }).await;
+        assert_eq!((history.top.offset, history.trimmed), (Offset(COUNT), Offset(0)));
+        assert!((1..=MAX_HISTORY_BYTES).contains(&bytes(&history)), "{}", bytes(&history));
+        oldest_first.extend(offsets(&history));
+    }
+    assert_eq!(oldest_first, (1..=COUNT).collect::<Vec<_>>(), "reading on misses nothing");
+    let mut newest_first = Vec::new();
+    while newest_first.last() != Some(&1) {
+        let before = newest_first.last().copied().map(Offset);
+        let history = world.read(HistoryQuery { before, reverse: true, ..all }).await;
+        assert!((1..=MAX_HISTORY_BYTES).contains(&bytes(&history)), "{}", bytes(&history));
+        newest_first.extend(offsets(&history));
+    }
+    assert_eq!(newest_first, (1..=COUNT).rev().collect::<Vec<_>>());
+}
+
+async fn an_answer_holds_one_whatever_its_size(world: World) {
+    let huge = format!("\"{}\"", "x".repeat(MAX_HISTORY_BYTES));
+    for data in ["1", &huge, &huge, "4"] {
+        world.submit(submission(&world.channel, data, Some(KEPT))).await;
+    }
+    for (after, expected) in [(0, [1]), (1, [2]), (2, [3]), (3, [4])] {
+        let history = world.read(HistoryQuery { after: Some(Offset(after)), ..HistoryQuery::default() }).await;
+        assert_eq!(offsets(&history), expected);
+    }
+    let none = world.read(HistoryQuery { limit: 0, ..HistoryQuery::default() }).await;
+    assert_eq!(offsets(&none), [0; 0]);
+}
+
 async fn without_retention_nothing_is_kept(world: World) {
     world.listen().await;
     for n in 0..3u64 {
@@ -440,12 +485,14 @@ async fn the_memory_broker_forgets_channels_that_nobody_can_ask_for() {
         broker.publish(submission(channel, 1, Some(brief))).await.unwrap();
     }
     let (quiet_before, heard_before) = (read(&quiet).await, read(&heard).await);
-    assert!(0 < broker.held_bytes());
+    let full = broker.held_bytes();
     let now = Instant::now();
     broker.sweep(now + Duration::from_secs(120));
-    assert_eq!(broker.held_bytes(), 0, "what has expired takes no memory");
+    let empty = broker.held_bytes();
+    assert!(0 < empty && empty < full, "what has expired takes no memory, its numbering does: {empty} of {full}");
     assert_eq!(read(&quiet).await, quiet_before, "the numbering stays for a while");
     broker.sweep(now + Duration::from_secs(3600));
+    assert!(broker.held_bytes() < empty, "what is forgotten takes none: {}", broker.held_bytes());
     assert_eq!(read(&heard).await, heard_before, "where somebody listens it stays");
     let quiet_after = read(&quiet).await;
     assert_eq!(quiet_after.offset, Offset(0));

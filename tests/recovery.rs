@@ -352,3 +352,32 @@ async fn over_real_sockets_too() {
         assert!(5 < comings, "it came back {comings} times");
     }
 }
+
+#[tokio::test]
+async fn a_return_over_many_bytes_misses_nothing() {
+    const TOTAL: u64 = 300;
+    let server = TestServer::with(|config| {
+        config.limits.frames_per_connection = Rate::NONE;
+        config.namespaces.get_mut("chat").unwrap().history.as_mut().unwrap().size = 1000;
+    })
+    .await;
+    let mut ann = server.connect("ann").await;
+    let start = ann.expect("subscribed", json!({ "type": "subscribe", "channel": "chat:1" })).await;
+    ann.lose_connection().await;
+    let mut bob = server.connect("bob").await;
+    let padding = "x".repeat(60_000);
+    for n in 1..=TOTAL {
+        bob.publish("chat:1", format!("{n} {padding}")).await;
+    }
+    let mut ann = server.connect("ann").await;
+    let after = json!({ "epoch": start["epoch"], "offset": start["offset"] });
+    let subscribe = json!({ "type": "subscribe", "channel": "chat:1", "after": after });
+    assert_eq!(ann.expect("subscribed", subscribe).await["recovered"], true);
+    for n in 1..=TOTAL {
+        let message = ann.next_message().await;
+        assert_eq!(message["offset"], n);
+        assert!(message["data"].as_str().unwrap().starts_with(&format!("{n} ")));
+    }
+    bob.publish("chat:1", "live").await;
+    assert_eq!(ann.next_message().await["data"], "live");
+}

@@ -69,6 +69,10 @@ pub enum KeyScope {
 /// For how long the same key is recognised.
 pub const IDEMPOTENCY_WINDOW: Duration = Duration::from_secs(5 * 60);
 
+/// The most bytes of data, names and tags that one answer to [`Broker::history`] holds, unless a single publication has
+/// more. An answer becomes one frame, and a thousand publications of 64 KiB would be too much for one.
+pub const MAX_HISTORY_BYTES: usize = 256 * 1024;
+
 /// What the broker has done with a submission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Accepted {
@@ -85,7 +89,7 @@ pub struct History {
     pub top: Position,
     /// The oldest offset that can still be read is the one after this.
     pub trimmed: crate::domain::Offset,
-    /// What was asked for.
+    /// What was asked for, or its first part in the order asked for: see [`Broker::history`].
     pub publications: Vec<Arc<Publication>>,
 }
 
@@ -129,6 +133,8 @@ pub enum BrokerError {
 ///   once, and acknowledged again with the first one's id and position.
 /// - Delivery: at most once. Whoever misses one sees the gap in the offsets and reads history.
 /// - Channels nobody listens to may be forgotten once their history has expired; then they return with a new epoch.
+/// - Room: what is not kept for want of room is refused as [`BrokerError::Unavailable`], not taken and lost. Then also an
+///   empty channel may be given an epoch that is not its later one: its readers are told of a gap that is none.
 pub trait Broker: PresenceStore {
     /// Appends a submission to its channel and relays it to every node that listens, this one too.
     ///
@@ -140,6 +146,10 @@ pub trait Broker: PresenceStore {
     fn publish(&self, submission: Submission) -> BoxFuture<'_, Result<Accepted, BrokerError>>;
 
     /// Reads a part of a channel's history. `retention` is the channel's, which may have become smaller since.
+    ///
+    /// Fewer than the query's limit may come although there are more: as many as [`MAX_HISTORY_BYTES`] allow, and always
+    /// the first. Whoever wants all reads on after the last one until that is [`History::top`] (with `reverse`, before
+    /// it, until it follows [`History::trimmed`]).
     fn history<'a>(
         &'a self,
         channel: &'a Channel,

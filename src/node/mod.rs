@@ -24,7 +24,7 @@ pub use self::{
     control::{ChannelStats, ConnectionInfo, NodeInfo, Target},
     deliver::Deliver,
     recover::Lost,
-    subscribe::Begun,
+    subscribe::{Begun, Missed},
 };
 use crate::{
     broker::{Broker, BrokerError, KeyScope, Retention},

@@ -10,7 +10,7 @@ use tokio::task::yield_now;
 
 use super::{
     Begun, Node, broker_refusal,
-    subscribe::{page, reaches_back_to},
+    subscribe::{Missed, page, reaches_back_to},
 };
 use crate::{
     broker::Retention,
@@ -78,7 +78,7 @@ impl Node {
         let mut way = Return { connection, channel, name, retention, at: Some(last), sent: 0 };
         let missed = match retention {
             Some(retention) => self.next_page(&mut way, retention).await?,
-            None => Vec::new(),
+            None => Missed::default(),
         };
         self.return_to_live(way, missed).await
     }
@@ -100,14 +100,15 @@ impl Node {
         self.return_to_live(way, missed).await
     }
 
-    async fn return_to_live(&self, mut way: Return<'_>, mut missed: Vec<Arc<Publication>>) -> Result<(), Lost> {
+    async fn return_to_live(&self, mut way: Return<'_>, mut missed: Missed) -> Result<(), Lost> {
         let Some(retention) = way.retention else { return way.release_all().await };
         loop {
-            let more = missed.len() == HistoryQuery::MAX_LIMIT;
-            for publication in missed {
+            for publication in missed.publications {
                 way.send(Push::Publication(publication.clone()), &publication).await?;
             }
-            if !more && way.release_what_follows().await? {
+            // A page ends where it has enough in number or in bytes; history is through when its top is sent.
+            let is_through = way.at.map(|at| at.offset) >= missed.top.map(|top| top.offset);
+            if is_through && way.release_what_follows().await? {
                 return Ok(());
             }
             missed = self.next_page(&mut way, retention).await?;
@@ -115,23 +116,23 @@ impl Node {
     }
 
     /// The next publications after what was sent; or, where they are gone, word of that and the newest ones.
-    async fn next_page(&self, way: &mut Return<'_>, retention: Retention) -> Result<Vec<Arc<Publication>>, Lost> {
+    async fn next_page(&self, way: &mut Return<'_>, retention: Retention) -> Result<Missed, Lost> {
         let Some(at) = way.at else { return self.announce_gap(way).await };
         let query = HistoryQuery { after: Some(at.offset), ..page() };
         let history = self.broker.history(way.channel, retention, query).await;
         let history = history.map_err(|error| broker_refusal(error, way.name))?;
         match reaches_back_to(&history, at) {
-            true => Ok(history.publications),
+            true => Ok(history.into()),
             false => self.announce_gap(way).await,
         }
     }
 
-    async fn announce_gap(&self, way: &mut Return<'_>) -> Result<Vec<Arc<Publication>>, Lost> {
+    async fn announce_gap(&self, way: &mut Return<'_>) -> Result<Missed, Lost> {
         let (subscribed, missed) = self.begin_again(way.channel, way.name, way.retention).await?;
         way.at = subscribed.position;
         way.connection.tell_epoch(way.channel, subscribed.position.map(|position| position.epoch));
         way.announce(subscribed);
-        self.metrics.gap(missed.len());
+        self.metrics.gap(missed.publications.len());
         Ok(missed)
     }
 }

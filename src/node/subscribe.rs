@@ -23,9 +23,18 @@ pub struct Begun {
     /// What its history keeps.
     pub retention: Option<Retention>,
     /// What the client missed, or its beginning.
-    pub missed: Vec<Arc<Publication>>,
+    pub missed: Missed,
     /// Whether the connection is a member of the channel's presence now.
     pub is_member: bool,
+}
+
+/// A part of a history, oldest first, on its way to a subscriber.
+#[derive(Default)]
+pub struct Missed {
+    /// The publications.
+    pub publications: Vec<Arc<Publication>>,
+    /// Where the history stood when they were read: it has more if the last of them is before this.
+    pub top: Option<Position>,
 }
 
 /// How a subscription starts in a history.
@@ -33,7 +42,7 @@ pub struct Begun {
 struct Beginning {
     position: Option<Position>,
     recovered: Option<bool>,
-    missed: Vec<Arc<Publication>>,
+    missed: Missed,
 }
 
 impl Node {
@@ -122,7 +131,7 @@ impl Node {
             let query = HistoryQuery { after: Some(position.offset), ..page() };
             let history = read(query).await?;
             if reaches_back_to(&history, position) {
-                let missed = history.publications;
+                let missed = history.into();
                 return Ok(Beginning { position: Some(position), recovered: Some(true), missed });
             }
         }
@@ -142,7 +151,7 @@ impl Node {
         channel: &Channel,
         name: &ChannelName,
         retention: Option<Retention>,
-    ) -> Result<(Subscribed, Vec<Arc<Publication>>), Refusal> {
+    ) -> Result<(Subscribed, Missed), Refusal> {
         let Beginning { position, missed, .. } = match retention {
             Some(retention) => self.beginning(channel, name, retention, Start::After(None)).await?,
             None => Beginning::default(),
@@ -195,15 +204,21 @@ pub(super) fn page() -> HistoryQuery {
     HistoryQuery { limit: HistoryQuery::MAX_LIMIT, ..HistoryQuery::default() }
 }
 
+impl From<History> for Missed {
+    fn from(history: History) -> Self {
+        Self { publications: history.publications, top: Some(history.top) }
+    }
+}
+
 /// A beginning with the newest publications, which come newest first.
 fn from_newest(history: History, recovered: Option<bool>) -> Beginning {
-    let mut missed = history.publications;
-    missed.reverse();
-    let offset = match missed.first().and_then(|first| first.position) {
+    let (top, mut missed) = (history.top, Missed::from(history));
+    missed.publications.reverse();
+    let offset = match missed.publications.first().and_then(|first| first.position) {
         Some(first) => first.offset.previous(),
-        None => history.top.offset,
+        None => top.offset,
     };
-    Beginning { position: Some(Position { epoch: history.top.epoch, offset }), recovered, missed }
+    Beginning { position: Some(Position { epoch: top.epoch, offset }), recovered, missed }
 }
 
 fn user(caller: &Caller<'_>) -> Option<crate::domain::UserId> {

@@ -253,7 +253,8 @@ async fn a_full_memory_is_told_and_nothing_is_lost_of_what_was_acknowledged() {
     let kept = history["messages"].as_array().unwrap();
     assert!((10..=50).contains(&kept.len()), "{} of 1.3 KB are kept in 64 KiB", kept.len());
     assert_eq!(kept.last().unwrap()["offset"], 100);
-    let refused = ann.expect("error", json!({ "type": "publish", "channel": "chat:2", "data": 1 })).await;
+    let elsewhere = json!({ "type": "publish", "channel": "chat:2", "data": "x".repeat(2000) });
+    let refused = ann.expect("error", elsewhere).await;
     assert_eq!(refused["code"], "unavailable");
     assert!(refused["retry_after"].is_number(), "{refused}");
     ann.publish("plain", "what is not kept needs no room").await;
