@@ -42,8 +42,9 @@ pub struct History {
 
 /// Read history
 ///
-/// The oldest `limit` publications between `after` and `before`; with `reverse` the newest, newest first. For servers,
-/// and for clients whom the namespace lets.
+/// The oldest `limit` publications between `after` and `before`; with `reverse` the newest, newest first. Fewer come
+/// where they are large (about 256 KiB an answer, at least one): ask again with `after` until it equals `offset`. For
+/// servers, and for clients whom the namespace lets.
 #[utoipa::path(
     get, path = "/v1/channels/{channel}/history", tag = "Channels", operation_id = "history",
     params(
