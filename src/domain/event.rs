@@ -25,6 +25,12 @@ impl Payload {
         Self(bytes.into())
     }
 
+    /// Wraps what another node took from a payload. `None`: it is no text on one line, so no node of ours wrote it.
+    pub fn restore(bytes: Bytes) -> Option<Self> {
+        let is_line = std::str::from_utf8(&bytes).is_ok_and(|text| !text.is_empty() && !text.contains(['\n', '\r']));
+        is_line.then_some(Self(bytes))
+    }
+
     /// The JSON text.
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).expect("a payload is made from `str`")
@@ -44,6 +50,11 @@ impl Tags {
     /// Wraps text that the caller's parser accepted as an object of strings.
     pub fn from_json(json: &str) -> Self {
         Self(Payload::from_json(json))
+    }
+
+    /// Wraps what another node took from tags; see [`Payload::restore`].
+    pub fn restore(bytes: Bytes) -> Option<Self> {
+        Payload::restore(bytes).map(Self)
     }
 
     /// The JSON object's text.

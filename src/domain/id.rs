@@ -19,6 +19,11 @@ impl ConnectionId {
     pub fn from_bits(bits: u128) -> Self {
         Self(bits)
     }
+
+    /// The bits that it was made from.
+    pub fn to_bits(self) -> u128 {
+        self.0
+    }
 }
 
 impl fmt::Display for ConnectionId {
@@ -87,6 +92,16 @@ impl PublicationId {
         Self(u128::from(millis) << 80 | random & ((1 << 80) - 1))
     }
 
+    /// The id with these bits, as another node made it.
+    pub fn from_bits(bits: u128) -> Self {
+        Self(bits)
+    }
+
+    /// Its bits.
+    pub fn to_bits(self) -> u128 {
+        self.0
+    }
+
     /// Its 26 characters.
     pub fn encode(&self) -> [u8; 26] {
         let mut digits = [0; 26];
@@ -94,6 +109,19 @@ impl PublicationId {
             *digit = CROCKFORD[(self.0 >> (5 * (25 - at)) & 31) as usize];
         }
         digits
+    }
+}
+
+impl FromStr for PublicationId {
+    type Err = InvalidId;
+
+    fn from_str(raw: &str) -> Result<Self, Self::Err> {
+        if raw.len() != 26 || raw.as_bytes()[0] > b'7' {
+            return Err(InvalidId);
+        }
+        let digit = |byte| CROCKFORD.iter().position(|candidate| *candidate == byte);
+        let bits = raw.bytes().try_fold(0u128, |bits, byte| Some(bits << 5 | digit(byte)? as u128));
+        bits.map(Self).ok_or(InvalidId)
     }
 }
 

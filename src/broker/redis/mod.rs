@@ -1,0 +1,176 @@
+//! The broker in Redis: publications, history and presence shared by any number of nodes.
+//!
+//! | part | what it does |
+//! | --- | --- |
+//! | `server.rs` | finds the primary, keeps a connection to it, notices when its past was lost |
+//! | `outbox.rs`, `lua/publish.lua` | publishes: offset, history, idempotency and relay in one step, in batches |
+//! | `listen.rs` | subscribes, probes, and looks for what was missed |
+//! | `relay.rs`, `order.rs` | hears, and hands on in order   ← hot path, 2nd of 3 |
+//! | `history.rs`, `lua/read.lua` | reads histories, fills gaps |
+//! | `keys.rs`, `wire.rs`, `script.rs` | names, bytes, and how scripts are called |
+//!
+//! While Redis is away, connections stay, publications wait in the outbox, and everything else is refused as unavailable.
+//! After its return each channel that is listened to is compared with what was heard of it, and what is missing is read.
+//! `redis` is named in this folder only.
+
+mod history;
+mod keys;
+mod listen;
+mod order;
+mod outbox;
+mod relay;
+mod script;
+mod server;
+mod wire;
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::{BoxFuture, FutureExt};
+use redis::aio::MultiplexedConnection;
+use tokio::task::JoinSet;
+
+use self::{
+    history::Reader,
+    keys::Keys,
+    listen::Ear,
+    outbox::{Limits, Outbox, fresh_epoch, numbering_ttl},
+    relay::Table,
+    script::Script,
+    server::Server,
+};
+use super::{Accepted, Broker, BrokerError, History, Listener, Retention, Submission};
+use crate::{
+    config::{BrokerConfig, BrokerUrl},
+    domain::{Channel, HistoryQuery, NodeId},
+    telemetry::Metrics,
+};
+
+/// How long subscribing waits for Redis before it is refused.
+const LISTEN: Duration = Duration::from_secs(5);
+/// Channels whose tops are compared to find out whether a Redis that was started anew has lost something.
+const WITNESSES: usize = 1000;
+
+/// The broker in Redis.
+pub struct RedisBroker {
+    server: Arc<Server>,
+    outbox: Outbox,
+    table: Arc<Table>,
+    ear: Arc<Ear>,
+    reader: Reader,
+    keys: Keys,
+    /// What serves it; it ends with it.
+    _tasks: JoinSet<()>,
+}
+
+impl RedisBroker {
+    /// Begins to connect to the Redis at `url`. Must be called on a runtime.
+    pub fn start(
+        url: BrokerUrl,
+        config: &BrokerConfig,
+        node: &NodeId,
+        listener: Arc<dyn Listener>,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Self> {
+        let keys = Keys::new(&config.prefix);
+        let server = Server::new(url);
+        let limits = Limits {
+            bytes: config.queue_while_away.0,
+            deadline: config.queue_deadline.0,
+            replica_acks: config.replica_acks,
+        };
+        // A process is not the same after a restart: its numbers begin anew.
+        let life = fresh_epoch();
+        let settings = outbox::Settings { keys: keys.clone(), field: format!("n{life}"), limits };
+        let (outbox, courier) = Outbox::new(server.clone(), settings);
+        let (table, gaps) = Table::new(listener.clone(), keys.clone());
+        let ear = Ear::new(server.clone(), table.clone(), keys.clone(), &format!("{node}-{life}"));
+        let reader = Reader { server: server.clone(), keys: keys.clone() };
+        let mut tasks = JoinSet::new();
+        let (witnesses, names) = (table.clone(), keys.clone());
+        tasks.spawn(server.clone().supervise(async move |connection: &mut MultiplexedConnection| {
+            is_whole(&witnesses, &names, connection).await
+        }));
+        tasks.spawn(courier.run());
+        tasks.spawn(ear.clone().run());
+        tasks.spawn(history::fill_gaps(table.clone(), reader.clone(), listener, metrics, gaps));
+        Arc::new(Self { server, outbox, table, ear, reader, keys, _tasks: tasks })
+    }
+
+    /// Bytes of publications that wait for Redis.
+    pub fn queued_bytes(&self) -> usize {
+        self.outbox.bytes()
+    }
+
+    /// How many channels this node listens to, and how many of those it does not hear just now.
+    pub fn listened(&self) -> (usize, usize) {
+        self.table.counts()
+    }
+}
+
+/// Whether a server that was started anew has all that this node heard of.
+async fn is_whole(table: &Table, keys: &Keys, connection: &mut MultiplexedConnection) -> bool {
+    let mut heard = table.last_heard();
+    heard.truncate(WITNESSES);
+    let channels: Vec<_> = heard.iter().map(|(channel, _)| Some(channel)).collect();
+    let Ok(tops) = listen::tops(keys, connection, &channels, "").await else { return false };
+    heard.iter().zip(tops).all(|((_, last), top)| {
+        top.position.is_some_and(|top| top.epoch == last.epoch && last.offset <= top.offset)
+    })
+}
+
+impl Broker for RedisBroker {
+    fn publish(&self, submission: Submission) -> BoxFuture<'_, Result<Accepted, BrokerError>> {
+        let offered = self.outbox.offer(submission);
+        async move {
+            // The courier answers each, unless it is gone itself.
+            offered?.await.unwrap_or_else(|_| Err(BrokerError::Unavailable("this node is shutting down".into())))
+        }
+        .boxed()
+    }
+
+    fn history<'a>(
+        &'a self,
+        channel: &'a Channel,
+        retention: Retention,
+        query: HistoryQuery,
+    ) -> BoxFuture<'a, Result<History, BrokerError>> {
+        self.reader.read(channel, retention, query).boxed()
+    }
+
+    fn drop_history<'a>(&'a self, channel: &'a Channel) -> BoxFuture<'a, Result<(), BrokerError>> {
+        let keys = [self.keys.numbering(channel), self.keys.stream(channel)];
+        let relay = self.keys.relay(channel);
+        async move {
+            let renew = async |live: &server::Live| {
+                let mut call = Script::Renew.call(live.dialect, &keys);
+                call.arg(&relay).arg("PUBLISH").arg(fresh_epoch()).arg(&live.run[..]);
+                call.arg(numbering_ttl(Duration::ZERO));
+                call
+            };
+            self.server.ask(renew).await.map(drop)
+        }
+        .boxed()
+    }
+
+    fn listen<'a>(&'a self, channel: &'a Channel) -> BoxFuture<'a, Result<(), BrokerError>> {
+        let heard = self.table.listen(channel);
+        async move {
+            let Some(heard) = heard else { return Ok(()) };
+            let listening = async {
+                self.server.live_within(LISTEN / 2).await?;
+                heard.await.map_err(|_| BrokerError::Unanswered)
+            };
+            let listened = tokio::time::timeout(LISTEN, listening).await.unwrap_or(Err(BrokerError::Unanswered));
+            listened.inspect_err(|_| self.table.ignore(channel))
+        }
+        .boxed()
+    }
+
+    fn ignore(&self, channel: &Channel) {
+        self.table.ignore(channel);
+    }
+
+    fn probe(&self) -> BoxFuture<'_, Result<(), BrokerError>> {
+        async { self.ear.probe().await.map(drop) }.boxed()
+    }
+}

@@ -1,0 +1,341 @@
+//! One primary: finding it, the connection for commands, and what happens when that breaks.
+//!
+//! Whoever uses the connection and sees it fail says so ([`Server::failed`]); the supervisor ([`Server::supervise`])
+//! connects again, with pauses that grow to [`MAX_PAUSE`]. A connection that answers nothing in [`ANSWER`] has failed.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use redis::{
+    AsyncConnectionConfig, Client, ConnectionAddr, IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind,
+    RedisConnectionInfo, RedisError, Value, aio::MultiplexedConnection,
+};
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use super::script::{self, Dialect};
+use crate::{
+    broker::BrokerError,
+    config::{BrokerKind, BrokerUrl},
+};
+
+/// How long a command may take before its connection counts as broken.
+pub(super) const ANSWER: Duration = Duration::from_secs(2);
+/// How long connecting may take.
+const CONNECT: Duration = Duration::from_secs(2);
+/// The longest pause between two attempts, short since a returned Redis is to be found within 2 s.
+const MAX_PAUSE: Duration = Duration::from_secs(1);
+
+/// A primary, wherever it is just now.
+pub(super) struct Server {
+    url: BrokerUrl,
+    state: watch::Sender<State>,
+    seen: Mutex<Option<Seen>>,
+}
+
+/// Whether it can be asked.
+#[derive(Clone)]
+pub(super) enum State {
+    /// Since its last sign of life it could not be reached, and why.
+    Away(Arc<str>),
+    /// It can.
+    Live(Live),
+}
+
+/// A connection that works, as far as is known.
+#[derive(Clone)]
+pub(super) struct Live {
+    /// Which connection it is: a failure is told with it, so that a late report does not end a newer one.
+    pub generation: u64,
+    pub connection: MultiplexedConnection,
+    pub dialect: Dialect,
+    /// The primary's replication id: what it has written belongs to it.
+    pub run: Arc<str>,
+    /// That of a former primary whose last publications may be lost; empty for none.
+    pub lost: Arc<str>,
+    /// Where it was found, for a connection that listens.
+    client: Client,
+}
+
+/// What was last known of the primary.
+#[derive(Clone)]
+struct Seen {
+    at: Instant,
+    run: Arc<str>,
+}
+
+/// What `INFO` says about a server's past.
+struct Past {
+    is_primary: bool,
+    run: Arc<str>,
+    /// The replication id that it had before; empty for none.
+    before: Arc<str>,
+    uptime: Duration,
+}
+
+impl Server {
+    pub fn new(url: BrokerUrl) -> Arc<Self> {
+        let state = watch::Sender::new(State::Away("not connected yet".into()));
+        Arc::new(Self { url, state, seen: Mutex::new(None) })
+    }
+
+    /// The connection.
+    ///
+    /// # Errors
+    /// There is none just now.
+    pub fn live(&self) -> Result<Live, BrokerError> {
+        match &*self.state.borrow() {
+            State::Live(live) => Ok(live.clone()),
+            State::Away(why) => Err(BrokerError::Unavailable(why.to_string())),
+        }
+    }
+
+    /// The connection, if there is one within `deadline`.
+    ///
+    /// # Errors
+    /// There is none.
+    pub async fn live_within(&self, deadline: Duration) -> Result<Live, BrokerError> {
+        let mut state = self.state.subscribe();
+        // It fails only where the sender is gone, and that is here.
+        let _ = tokio::time::timeout(deadline, state.wait_for(|state| matches!(state, State::Live(_)))).await;
+        self.live()
+    }
+
+    /// Whoever waits for it to come or to go.
+    pub fn watch(&self) -> watch::Receiver<State> {
+        self.state.subscribe()
+    }
+
+    /// Notes that the connection of this generation does not work any more.
+    pub fn failed(&self, generation: u64, why: &str) {
+        self.state.send_if_modified(|state| {
+            let is_meant = matches!(state, State::Live(live) if live.generation == generation);
+            if is_meant {
+                *state = State::Away(format!("Redis is away: {why}").into());
+            }
+            is_meant
+        });
+    }
+
+    /// Sends one command.
+    ///
+    /// # Errors
+    /// There is no connection; it broke, so that the command may be done or not; or what the server says.
+    pub async fn ask(&self, command: impl AsyncFn(&Live) -> redis::Cmd) -> Result<Value, BrokerError> {
+        let mut reloaded = false;
+        loop {
+            let mut live = self.live()?;
+            let answer = live.connection.send_packed_command(&command(&live).await).await;
+            match answer.and_then(Value::extract_error) {
+                Ok(value) => {
+                    self.heard_of(&live);
+                    return Ok(value);
+                }
+                Err(error) if script::is_unknown(&error.to_string()) && !reloaded => {
+                    reloaded = true;
+                    script::load(&mut live.connection).await.map_err(|error| self.failure(&live, &error))?;
+                }
+                Err(error) => return Err(self.failure(&live, &error)),
+            }
+        }
+    }
+
+    /// What an error means to whoever asked; a broken connection is noted.
+    pub fn failure(&self, live: &Live, error: &RedisError) -> BrokerError {
+        if error.is_io_error() || error.is_unrecoverable_error() {
+            self.failed(live.generation, &describe(error));
+            return BrokerError::Unanswered;
+        }
+        if is_elsewhere(error) {
+            self.failed(live.generation, &describe(error));
+        }
+        BrokerError::Unavailable(format!("Redis says: {}", describe(error)))
+    }
+
+    /// Notes a sign of life.
+    pub fn heard_of(&self, live: &Live) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        *seen = Some(Seen { at: Instant::now(), run: live.run.clone() });
+    }
+
+    /// Keeps it connected for ever.
+    ///
+    /// `is_whole` says whether a server that was started anew has all that is known to have been there.
+    pub async fn supervise(self: Arc<Self>, is_whole: impl AsyncFn(&mut MultiplexedConnection) -> bool) {
+        let mut state = self.state.subscribe();
+        let (mut generation, mut attempt, mut told) = (0, 0, false);
+        loop {
+            generation += 1;
+            match tokio::time::timeout(2 * CONNECT, self.connect(generation, &is_whole)).await {
+                Ok(Ok(live)) => {
+                    info!(address = %live.client.get_connection_info().addr(), "connected to Redis");
+                    (attempt, told) = (0, false);
+                    self.heard_of(&live);
+                    self.state.send_replace(State::Live(live));
+                    if state.wait_for(|state| matches!(state, State::Away(_))).await.is_err() {
+                        return;
+                    }
+                    if let State::Away(why) = &*state.borrow() {
+                        warn!(%why, "the connection to Redis broke; publications wait, connections stay");
+                        told = true;
+                    }
+                }
+                failed => {
+                    let why = failed.map_or_else(|_| "it does not answer".into(), |live| live.err().unwrap_or_default());
+                    if !std::mem::replace(&mut told, true) {
+                        warn!(%why, "Redis cannot be reached; publications wait, connections stay");
+                    }
+                    self.state.send_replace(State::Away(format!("Redis is away: {why}").into()));
+                    tokio::time::sleep(pause(attempt, rand::random())).await;
+                    attempt += 1;
+                }
+            }
+        }
+    }
+
+    /// A connection that hears what is published; `hear` must not wait.
+    pub async fn listening(
+        &self,
+        live: &Live,
+        hear: impl Fn(PushInfo) -> Result<(), ()> + Send + Sync + 'static,
+    ) -> Result<MultiplexedConnection, RedisError> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT))
+            .set_response_timeout(Some(ANSWER))
+            .set_push_sender(hear);
+        live.client.get_multiplexed_async_connection_with_config(&config).await
+    }
+
+    async fn connect(
+        self: &Arc<Self>,
+        generation: u64,
+        is_whole: &impl AsyncFn(&mut MultiplexedConnection) -> bool,
+    ) -> Result<Live, String> {
+        let client = self.find().await.map_err(|error| describe(&error))?;
+        let server = Arc::downgrade(self);
+        let ended = move |push: PushInfo| {
+            if push.kind == PushKind::Disconnection
+                && let Some(server) = server.upgrade()
+            {
+                server.failed(generation, "it closed the connection");
+            }
+            Ok::<(), ()>(())
+        };
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT))
+            .set_response_timeout(Some(ANSWER))
+            .set_write_backpressure_boundary(256 << 10)
+            .set_push_sender(ended);
+        let connected = client.get_multiplexed_async_connection_with_config(&config).await;
+        let mut connection = connected.map_err(|error| describe(&error))?;
+        let past = Past::ask(&mut connection).await.map_err(|error| describe(&error))?;
+        if !past.is_primary {
+            return Err("it is a replica".into());
+        }
+        let dialect = script::load(&mut connection).await.map_err(|error| describe(&error))?;
+        let lost = match self.is_continued(&past) || (self.is_restart(&past) && is_whole(&mut connection).await) {
+            true => "".into(),
+            false => past.before.clone(),
+        };
+        Ok(Live { generation, connection, dialect, run: past.run, lost, client })
+    }
+
+    /// Whether nothing came between: the same primary, or one without a former life.
+    fn is_continued(&self, past: &Past) -> bool {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        past.before.is_empty() || seen.as_ref().is_some_and(|seen| seen.run == past.run)
+    }
+
+    /// Whether the process was started after this node heard the last of its former life: then no replica that lagged
+    /// took over, but the same data were loaded again.
+    fn is_restart(&self, past: &Past) -> bool {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        // Redis tells whole seconds.
+        let started_within = past.uptime.saturating_sub(Duration::from_secs(1));
+        seen.as_ref().is_some_and(|seen| started_within < seen.at.elapsed() && seen.run == past.before)
+    }
+
+    /// Where the primary is.
+    async fn find(&self) -> Result<Client, RedisError> {
+        let url = &self.url;
+        let Some((host, port)) = url.hosts.first() else {
+            return Err((redis::ErrorKind::InvalidClientConfig, "the URL names no host").into());
+        };
+        let BrokerKind::Sentinel { master } = &url.kind else { return client(url, host, *port, true) };
+        let mut last = None;
+        for (host, port) in &url.hosts {
+            match primary_of(url, host, *port, master).await {
+                Ok((host, port)) => return client(url, &host, port, true),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.unwrap_or_else(|| (redis::ErrorKind::Io, "no sentinel answers").into()))
+    }
+}
+
+impl Past {
+    async fn ask(connection: &mut MultiplexedConnection) -> Result<Self, RedisError> {
+        let text: String = redis::cmd("INFO").arg("everything").query_async(connection).await?;
+        let field = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            line.unwrap_or_default().trim()
+        };
+        let before = field("master_replid2");
+        let before = if before.bytes().all(|byte| byte == b'0') { "" } else { before };
+        Ok(Self {
+            is_primary: field("role") == "master",
+            run: field("master_replid").into(),
+            before: before.into(),
+            uptime: Duration::from_secs(field("uptime_in_seconds").parse().unwrap_or(u64::MAX)),
+        })
+    }
+}
+
+/// Asks one sentinel where the primary is.
+async fn primary_of(url: &BrokerUrl, host: &str, port: u16, master: &str) -> Result<(String, u16), RedisError> {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(CONNECT / 4))
+        .set_response_timeout(Some(CONNECT / 4));
+    let sentinel = client(url, host, port, false)?;
+    let mut connection = sentinel.get_multiplexed_async_connection_with_config(&config).await?;
+    redis::cmd("SENTINEL").arg("get-master-addr-by-name").arg(master).query_async(&mut connection).await
+}
+
+/// A client of one address. Sentinels have no databases, and no credentials but their own.
+fn client(url: &BrokerUrl, host: &str, port: u16, is_server: bool) -> Result<Client, RedisError> {
+    let host = host.to_owned();
+    let address = match url.tls {
+        true => ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None },
+        false => ConnectionAddr::Tcp(host, port),
+    };
+    let mut settings = RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP3);
+    if is_server {
+        settings = settings.set_db(i64::from(url.database));
+        if let Some(username) = &url.username {
+            settings = settings.set_username(username);
+        }
+        if let Some(password) = &url.password {
+            settings = settings.set_password(password);
+        }
+    }
+    Client::open(address.into_connection_info()?.set_redis_settings(settings))
+}
+
+/// Whether another server has to be asked.
+fn is_elsewhere(error: &RedisError) -> bool {
+    matches!(error.code(), Some("READONLY" | "MASTERDOWN" | "LOADING" | "UNKILLABLE"))
+}
+
+/// An error's text, without anything secret: the crate's errors name addresses and what the server said.
+pub(super) fn describe(error: &RedisError) -> String {
+    error.to_string()
+}
+
+/// The pause before the `attempt`-th attempt (counted from 0): doubling from 50 ms up to [`MAX_PAUSE`], and by `jitter`
+/// (0 to 1) between half and the whole of that, so that nodes that lost the same Redis do not return in one instant.
+fn pause(attempt: u32, jitter: f64) -> Duration {
+    let whole = Duration::from_millis(50).saturating_mul(1 << attempt.min(10)).min(MAX_PAUSE);
+    whole / 2 + (whole / 2).mul_f64(jitter)
+}
