@@ -86,7 +86,7 @@ fn every_subcommand_explains_itself() {
 #[test]
 fn many_faults_are_told_in_one_run() {
     let config = Config::new(
-        "worker = 2\n[connection]\nping = '0s'\nsend_queue = '1KiB'\n[broker]\nurl = 'redis://u:hunter2@h'\n\
+        "worker = 2\n[connection]\nping = '0s'\nsend_queue = '1KiB'\n[broker]\nurl = 'redis://u:hunter2@h:x'\n\
          [namespace.room]\nhistory = { size = 0, ttl = '1h' }\n\
          [[app]]\nid = 'a'\nsecret = 'hunter2-hunter2-hunter2-hunter2-hunter2'\n\
          [[app]]\nid = 'a'\nkey = 'b'\ntokens = { algorithms = ['HS265'] }\n",

@@ -2,11 +2,11 @@
 //!
 //! Every fault is told at once. A rule across keys keeps silent where one of its keys is already faulty.
 
-use std::{fs, net::SocketAddr, path::Path};
+use std::{fs, net::SocketAddr, path::Path, time::Duration};
 
 use tracing_subscriber::EnvFilter;
 
-use super::{Config, finding::Report, keys::join, nearest::nearest, print::mask_url};
+use super::{BrokerKind, BrokerUrl, Config, finding::Report, keys::join, nearest::nearest};
 use crate::domain::ChannelName;
 
 mod apps;
@@ -80,22 +80,42 @@ fn level_problem(level: &str) -> Option<String> {
 }
 
 fn broker(config: &Config, report: &mut Report) {
-    if config.broker.max_memory.0 < 1 << 20 {
+    let broker = &config.broker;
+    if broker.max_memory.0 < 1 << 20 {
         report.fault("broker.max_memory", "takes \"1MiB\" and more");
     }
-    let url = &config.broker.url;
-    if url == "memory:" || !report.sound(&["broker.url"]) {
-        return;
+    let is_prefix = |c: char| c.is_ascii_alphanumeric() || "_-.:".contains(c);
+    if !(1..=64).contains(&broker.prefix.len()) || !broker.prefix.chars().all(is_prefix) {
+        report.fault("broker.prefix", "takes 1 to 64 letters, digits, `_`, `-`, `.` and `:`");
     }
-    let scheme = url.split(':').next().unwrap_or_default();
-    let problem = match scheme {
-        "redis" | "rediss" | "redis+sentinel" | "redis+cluster" | "redis+unix" => {
-            "redis comes with a later version; this one has `memory:` only".into()
+    within("broker.queue_while_away", broker.queue_while_away.0, 1 << 20, 1 << 30, "1MiB", "1GiB", report);
+    if !(Duration::from_millis(100)..=Duration::from_secs(600)).contains(&broker.queue_deadline.0) {
+        report.fault("broker.queue_deadline", "takes from \"100ms\" to \"10m\"");
+    }
+    if 16 < broker.replica_acks {
+        report.fault("broker.replica_acks", "is more than 16");
+    }
+    if report.sound(&["broker.url"]) {
+        match broker.url.parse() {
+            Ok(url) => broker_at(&url, config, report),
+            Err(problem) => report.fault("broker.url", problem.to_string()),
         }
-        "memory" => "is written `memory:`, with nothing after it".into(),
-        _ => format!("{:?} names no broker that this version has: `memory:` is the one", mask_url(url)),
-    };
-    report.fault("broker.url", problem);
+    }
+}
+
+/// What goes with the broker at `url`, and what does not.
+fn broker_at(url: &BrokerUrl, config: &Config, report: &mut Report) {
+    if url.kind == BrokerKind::Memory && config.broker.replica_acks != 0 && report.sound(&["broker.replica_acks"]) {
+        report.fault("broker.replica_acks", "is for Redis: `memory:` has no replicas, leave this out");
+    }
+    let exposed: Vec<_> = url.exposed().collect();
+    if !exposed.is_empty() {
+        let problem = format!(
+            "sends the password and everything published unencrypted to {}: use rediss://, unless the whole way there is yours",
+            exposed.join(", ")
+        );
+        report.warn("broker.url", problem);
+    }
 }
 
 fn http(config: &Config, report: &mut Report) {
@@ -255,8 +275,19 @@ mod tests {
             ("[shutdown]\ndrain = '2h'", "shutdown.drain: is more than an hour"),
             ("[tls]\ncert = '/nowhere/c'\nkey = '/nowhere/k'", "tls.key: cannot read /nowhere/k"),
             ("[broker]\nmax_memory = '1KiB'", "broker.max_memory: takes \"1MiB\" and more"),
-            ("[broker]\nurl = 'redis://h'", "broker.url: redis comes with a later version"),
-            ("[broker]\nurl = 'nats://u:pw@h'", "broker.url: \"nats://u:********@h\" names no broker"),
+            ("[broker]\nurl = 'nats://u:pw@h'", "broker.url: begins with none of memory:, redis://"),
+            (
+                "[broker]\nurl = 'redis://u:pw@h:x'",
+                "broker.url: has a port that is no number from 1 to 65535, at host 1",
+            ),
+            ("[broker]\nurl = 'redis://:pw@8.8.8.8'", "broker.url: sends the password and everything published"),
+            ("[broker]\nprefix = ''", "broker.prefix: takes 1 to 64"),
+            ("[broker]\nprefix = '{a}'", "broker.prefix: takes 1 to 64"),
+            ("[broker]\nreplica_acks = 17\nurl = 'redis://h'", "broker.replica_acks: is more than 16"),
+            ("[broker]\nreplica_acks = 1", "broker.replica_acks: is for Redis"),
+            ("[broker]\nqueue_while_away = '1KiB'", "broker.queue_while_away: takes from \"1MiB\" to \"1GiB\""),
+            ("[broker]\nqueue_deadline = '99ms'", "broker.queue_deadline: takes from \"100ms\" to \"10m\""),
+            ("[broker]\nqueue_deadline = '11m'", "broker.queue_deadline: takes from"),
             ("[http]\nallowed_origins = ['*', 'https://a.example/x']", "http.allowed_origins[1]: takes an origin"),
             ("[http]\nallowed_origins = ['*']", "http.allowed_origins: lets pages of any site connect"),
             ("[http]\ntrusted_proxies = ['0.0.0.0/0']", "http.trusted_proxies[0]: 0.0.0.0/0 is everybody"),
@@ -296,6 +327,8 @@ mod tests {
             assert!(found.lines().any(|line| line.starts_with(expected)), "{file}: {found}");
         }
         assert_eq!(findings(&format!("listen = '0.0.0.0:80'\n{app}")), "");
+        let redis = "[broker]\nurl = 'rediss://u:pw@redis.example'\nprefix = 'a.B-9_:'\nreplica_acks = 2\nqueue_deadline = '10m'";
+        assert_eq!(findings(redis), "");
         let two = format!("{app}[[app]]\nid = 'b'\nkey = 'b'");
         assert!(findings(&two).starts_with("app[1]: has no key of any kind"));
     }

@@ -187,7 +187,30 @@ static BROKER: &[Key] = &[
     one(
         "url",
         Kind::Text,
-        "\"memory:\", the broker inside this process: history lives as long as it does, and it is the only node.",
+        "\"memory:\", the broker inside this process: history lives as long as it does, and it is the only node. Or a Redis \
+         that all nodes share: redis://user:password@host:6379/0, rediss:// for TLS, redis+sentinel://h1:26379,h2:26379/mymaster, \
+         redis+cluster://h1:6379,h2:6379.",
+    ),
+    one(
+        "prefix",
+        Kind::Text,
+        "What all names of ours in Redis begin with, keys and relay channels: 1 to 64 letters, digits, `_`, `-`, `.` and `:`. Two \
+         installations on one Redis need different ones, in different databases too: Pub/Sub knows no databases.",
+    ),
+    one(
+        "replica_acks",
+        Kind::Number,
+        "Replicas of Redis that must have a publication before it is acknowledged; at most 16. 0: as durable as the primary alone.",
+    ),
+    one(
+        "queue_while_away",
+        Kind::Size,
+        "Bytes of publications that wait while Redis is away, in order; what comes above it is refused as `unavailable`.",
+    ),
+    one(
+        "queue_deadline",
+        Kind::Duration,
+        "How long a publication waits for Redis before it is answered with an error, from 100ms to 10m.",
     ),
     one("max_memory", Kind::Size, "Bytes that histories and idempotency keys may hold in the memory broker."),
 ];

@@ -3,6 +3,7 @@
 //! Every group has a `Default` that works and refuses keys it does not know. Start at [`Config`]; where its values come
 //! from is told in `load`, what each key does in `keys`, and what may not stand beside what in `check`.
 
+mod broker_url;
 mod check;
 mod environment;
 mod finding;
@@ -19,6 +20,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+pub use broker_url::{BrokerKind, BrokerUrl, InvalidBrokerUrl};
 pub use finding::{ConfigErrors, Finding, Origin};
 pub use load::{Flags, Loaded, Sources};
 pub use namespace::{Access, HistoryConfig, NamespaceConfig};
@@ -130,19 +132,34 @@ pub enum LogFormat {
     Json,
 }
 
-/// What carries publications between nodes.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// What carries publications between nodes. Its `Debug` shows no password.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BrokerConfig {
-    /// `memory:`, the broker inside this process.
+    /// `memory:`, or where Redis is: a [`BrokerUrl`].
     pub url: String,
+    /// What the names of all keys and relay channels in Redis begin with.
+    pub prefix: String,
+    /// Replicas of Redis that must have a publication before it counts as published.
+    pub replica_acks: usize,
+    /// Bytes of publications that wait while Redis is away.
+    pub queue_while_away: ByteSize,
+    /// How long one waits.
+    pub queue_deadline: Span,
     /// Bytes that histories and idempotency keys may hold in the memory broker.
     pub max_memory: ByteSize,
 }
 
 impl Default for BrokerConfig {
     fn default() -> Self {
-        Self { url: "memory:".into(), max_memory: ByteSize::mebibytes(1024) }
+        Self {
+            url: "memory:".into(),
+            prefix: "fanwire".into(),
+            replica_acks: 0,
+            queue_while_away: ByteSize::mebibytes(64),
+            queue_deadline: Span(Duration::from_secs(10)),
+            max_memory: ByteSize::mebibytes(1024),
+        }
     }
 }
 

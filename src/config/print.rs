@@ -8,7 +8,7 @@ use serde::Serialize;
 use toml::Value;
 
 use super::{
-    ApiKeyConfig, AppConfig, Config, NamespaceConfig, NarrowApiKey,
+    ApiKeyConfig, AppConfig, BrokerConfig, Config, NamespaceConfig, NarrowApiKey,
     environment::name_of,
     keys::{Key, Kind, ROOT, Shape},
 };
@@ -57,6 +57,19 @@ impl fmt::Debug for Config {
     }
 }
 
+impl fmt::Debug for BrokerConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BrokerConfig")
+            .field("url", &mask_url(&self.url))
+            .field("prefix", &self.prefix)
+            .field("replica_acks", &self.replica_acks)
+            .field("queue_while_away", &self.queue_while_away)
+            .field("queue_deadline", &self.queue_deadline)
+            .field("max_memory", &self.max_memory)
+            .finish()
+    }
+}
+
 impl fmt::Debug for AppConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AppConfig")
@@ -87,7 +100,11 @@ impl fmt::Debug for NarrowApiKey {
 /// `url` without the password that it may hold.
 pub(super) fn mask_url(url: &str) -> String {
     let masked = url.split_once("://").and_then(|(scheme, rest)| {
-        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        let authority = match scheme.starts_with("redis") {
+            // No part of a Redis URL but the password holds an `@`, wherever it stands.
+            true => rest,
+            false => rest.split(['/', '?', '#']).next().unwrap_or_default(),
+        };
         let at = authority.rfind('@')?;
         let user = rest[..at].split(':').next().unwrap_or_default();
         Some(format!("{scheme}://{user}:{MASK}{}", &rest[at..]))
@@ -347,13 +364,15 @@ mod tests {
     fn secrets_are_masked_everywhere() {
         let config = full();
         for text in
-            [config.commented(), format!("{config:?}"), format!("{:?}", config.apps), format!("{:#?}", config.apps)]
+            [config.commented(), format!("{config:?}"), format!("{:?}", config.apps), format!("{:#?}", config.broker)]
         {
             assert!(!text.contains("hunter2"), "{text}");
             assert!(text.contains(MASK));
         }
         assert_eq!(mask_url("redis://:pw@h:1/0"), format!("redis://:{MASK}@h:1/0"));
         assert_eq!(mask_url("redis://u:p@w@h"), format!("redis://u:{MASK}@h"));
+        assert_eq!(mask_url("redis://u:p/w@h/0"), format!("redis://u:{MASK}@h/0"));
+        assert_eq!(mask_url("redis+sentinel://u:a@h1,u:b@h2/m"), format!("redis+sentinel://u:{MASK}@h2/m"));
         assert_eq!(mask_url("https://h/@x"), "https://h/@x");
         assert_eq!(mask_url("user:pw@h"), format!("{MASK}@h"));
     }
