@@ -1,10 +1,11 @@
 //! Carries publications between nodes and keeps each channel's history. Start at [`Broker`], the contract.
 //!
-//! One implementation so far: [`memory`], everything in this process. `tests/broker_contract.rs` holds every
-//! implementation to the contract.
+//! Two implementations: [`memory`], everything in this process, and [`redis`], shared by any number of nodes.
+//! `tests/broker_contract.rs` holds both to the contract.
 
 pub mod memory;
 mod presence;
+pub mod redis;
 
 use std::{sync::Arc, time::Duration};
 
@@ -104,12 +105,26 @@ pub enum Relayed {
     Leave(Channel, Member),
     /// A channel's history was lost or dropped; from here on it counts anew.
     Reset(Channel, Position),
+    /// Publications after this position did not reach this node and are gone from history. What history has after them
+    /// follows.
+    Lost(Channel, Position),
 }
 
 /// The node's side of the relay. Never waits: it is called while the broker holds a channel's order.
 pub trait Listener: Send + Sync {
     /// Takes what was relayed. For one channel calls come in order, one at a time.
     fn relayed(&self, relayed: Relayed);
+
+    /// Whether what is handed over now finds room. Where it does not, publications that history keeps are handed over
+    /// later, and others are lost.
+    fn has_room(&self) -> bool {
+        true
+    }
+
+    /// Completes once there is room, or after some seconds.
+    fn room(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
 }
 
 /// Why a broker could not do something.

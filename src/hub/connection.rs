@@ -18,7 +18,9 @@ use bytes::Bytes;
 use tokio::net::TcpStream;
 
 use super::{send_queue::SendQueue, shard::Shard, subscription::Subscription};
-use crate::domain::{AppId, Channel, ChannelName, ConnectionId, DisconnectReason, Epoch, Format, Identity, UserId};
+use crate::domain::{
+    AppId, Channel, ChannelName, ConnectionId, DisconnectReason, Epoch, Format, Identity, Position, UserId,
+};
 
 /// More than a `disconnect` and a close frame take in the kernel's buffer.
 const LAST_WORD_BYTES: usize = 16 << 10;
@@ -76,6 +78,8 @@ pub enum Control {
     Unsubscribe(ChannelName),
     /// A channel's history was lost or dropped and counts anew in this epoch: tell the client.
     Reset(Channel, Epoch),
+    /// Publications of a channel after this position did not reach this node: read them from history.
+    CatchUp(Channel, Position),
 }
 
 /// What woke a connection's task.

@@ -233,7 +233,8 @@ impl Hub {
         }
     }
 
-    fn has_room(&self) -> bool {
+    /// Whether every inbox takes more.
+    pub fn has_room(&self) -> bool {
         self.shards.iter().all(|shard| shard.waiting.load(Ordering::Relaxed) < MAX_WAITING)
     }
 }

@@ -11,7 +11,7 @@ use super::{
     connection::Connection,
     outgoing::Outgoing,
 };
-use crate::domain::{Channel, Epoch, Format, Position};
+use crate::domain::{Channel, Epoch, Format, Offset, Position};
 
 /// The most pushes that a held subscription keeps; above that its channel's history is read again.
 const MAX_HELD: usize = 4096;
@@ -121,6 +121,22 @@ impl Connection {
             let apart = each.apart.get_or_insert_default();
             apart.held.splice(0..0, pushes);
         });
+    }
+
+    /// What a subscription was sent up to, on a node that last heard the publication at `last`. `None`: it stands apart,
+    /// and finds out by itself.
+    pub fn sent_until(&self, channel: &Channel, last: Position) -> Option<Position> {
+        let until = |subscriber: &mut Subscriber| {
+            let further = subscriber.sent_to.wrapping_sub(last.offset.0 as u32);
+            let is_further =
+                subscriber.settling && subscriber.sent_in == last.epoch.to_bits() as u8 && further < 1 << 31;
+            match subscriber.apart {
+                true => None,
+                false if is_further => Some(Position { offset: Offset(last.offset.0 + u64::from(further)), ..last }),
+                false => Some(last),
+            }
+        };
+        self.with_subscription(channel, |each, format| each.local.with(format, each.place, until)).flatten().flatten()
     }
 
     /// Lets pushes through again, but for those up to `sent`: what history has told already may still wait in the

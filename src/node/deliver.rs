@@ -1,11 +1,14 @@
 //! What the broker relayed, to the hub.
 
-use std::sync::Arc;
+use std::{rc::Rc, sync::Arc};
 
+use futures_util::future::{BoxFuture, FutureExt};
+
+use super::ROOM_DEADLINE;
 use crate::{
     broker::{Listener, Relayed},
-    domain::{Channel, Epoch, Push},
-    hub::{Control, Hub, Outgoing},
+    domain::{Channel, Epoch, Position, Push},
+    hub::{Connection, Control, Hub, Outgoing, Shard},
 };
 
 /// The end of the relay on this node: wraps each push once and hands it to the hub.
@@ -25,15 +28,27 @@ impl Deliver {
         }
     }
 
+    /// Has every subscriber that stands at `last` read on from history, where it finds what is missing and is told of it.
+    fn lost(&self, channel: Channel, last: Position) {
+        for shard in 0..self.hub.shards() {
+            let channel = channel.clone();
+            self.hub.on_shard(shard, move |shard| {
+                for connection in subscribers(shard, &channel) {
+                    if let Some(at) = connection.sent_until(&channel, last) {
+                        connection.hold(&channel);
+                        connection.ask(Control::CatchUp(channel.clone(), at));
+                    }
+                }
+            });
+        }
+    }
+
     /// Has every subscriber told that its position is lost. Pushes that come after this one are held back until then.
     fn reset(&self, channel: Channel, epoch: Epoch) {
         for shard in 0..self.hub.shards() {
             let channel = channel.clone();
             self.hub.on_shard(shard, move |shard| {
-                let Some(local) = shard.channel(&channel) else { return };
-                let mut subscribers = Vec::new();
-                local.for_each(|connection| subscribers.push(connection.clone()));
-                for connection in subscribers {
+                for connection in subscribers(shard, &channel) {
                     // Who read the history after it was reset knows already.
                     if connection.told_epoch(&channel) != Some(epoch) {
                         connection.hold(&channel);
@@ -52,6 +67,24 @@ impl Listener for Deliver {
             Relayed::Join(channel, member) => self.push(channel.clone(), Push::Join { channel, member }),
             Relayed::Leave(channel, member) => self.push(channel.clone(), Push::Leave { channel, member }),
             Relayed::Reset(channel, top) => self.reset(channel, top.epoch),
+            Relayed::Lost(channel, last) => self.lost(channel, last),
         }
     }
+
+    fn has_room(&self) -> bool {
+        self.hub.has_room()
+    }
+
+    fn room(&self) -> BoxFuture<'_, ()> {
+        // After its time the next publication tries again.
+        self.hub.room(ROOM_DEADLINE).map(|room| room.unwrap_or_default()).boxed()
+    }
+}
+
+fn subscribers(shard: &Shard, channel: &Channel) -> Vec<Rc<Connection>> {
+    let mut subscribers = Vec::new();
+    if let Some(local) = shard.channel(channel) {
+        local.for_each(|connection| subscribers.push(connection.clone()));
+    }
+    subscribers
 }

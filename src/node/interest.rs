@@ -1,4 +1,5 @@
-//! Which channels this node listens to: from its first subscriber there to its last.
+//! Which channels this node listens to: from its first subscriber there to its last. The broker counts them, so that
+//! each waits until the channel is truly heard.
 
 use std::rc::Rc;
 
@@ -17,9 +18,7 @@ impl Node {
         name: &ChannelName,
         watches: bool,
     ) -> Result<(), Refusal> {
-        if !connection.subscribe(channel, watches) {
-            return Ok(());
-        }
+        connection.subscribe(channel, watches);
         let listening = self.broker.listen(channel).await;
         listening.map_err(|error| {
             connection.unsubscribe(channel);
@@ -29,7 +28,8 @@ impl Node {
 
     /// Takes a connection out of a channel again.
     pub(super) fn exit(&self, connection: &Rc<Connection>, channel: &Channel) {
-        if connection.unsubscribe(channel) {
+        if connection.is_subscribed(channel) {
+            connection.unsubscribe(channel);
             self.broker.ignore(channel);
         }
     }

@@ -342,6 +342,12 @@ impl Session {
             }
             // It may have found out by itself meanwhile.
             Control::Reset(channel, epoch) if self.connection.told_epoch(&channel) == Some(epoch) => Ok(()),
+            Control::CatchUp(channel, last) => {
+                let held = self.state.subscriptions.iter().find(|held| held.channel == channel);
+                let Some(name) = held.map(|held| held.name.clone()) else { return Ok(()) };
+                let lived = self.node.catch_up(&self.connection, &channel, &name, last).await;
+                self.unless_lost(&name, lived).await
+            }
             Control::Reset(channel, _) => {
                 let held = self.state.subscriptions.iter().find(|held| held.channel == channel);
                 let Some(name) = held.map(|held| held.name.clone()) else { return Ok(()) };

@@ -1,9 +1,6 @@
 //! Reading histories, and filling gaps from them.
 
-use std::{
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use redis::Value;
@@ -49,7 +46,7 @@ impl Reader {
         retention: Retention,
         query: HistoryQuery,
     ) -> Result<History, BrokerError> {
-        let answer = self.server.ask(async |live| self.command(live, channel, retention, query)).await?;
+        let answer = self.server.ask(|live| self.command(live, channel, retention, query)).await?;
         history(channel, answer).ok_or_else(|| BrokerError::Unavailable("Redis' answer is no history of ours".into()))
     }
 
@@ -61,7 +58,8 @@ impl Reader {
     fn command(&self, live: &Live, channel: &Channel, retention: Retention, query: HistoryQuery) -> redis::Cmd {
         let keys = [self.keys.numbering(channel), self.keys.stream(channel)];
         let mut call = Script::Read.call(live.dialect, &keys);
-        let number = |offset: Option<Offset>| offset.map(|offset| offset.0.min(1 << 53).to_string()).unwrap_or_default();
+        let number =
+            |offset: Option<Offset>| offset.map(|offset| offset.0.min(1 << 53).to_string()).unwrap_or_default();
         call.arg(self.keys.relay(channel)).arg("PUBLISH").arg(fresh_epoch()).arg(&live.run[..]).arg(&live.lost[..]);
         call.arg(numbering_ttl(if retention == ALL { Duration::ZERO } else { retention.ttl }));
         call.arg(retention.size).arg(millis(retention.ttl)).arg(number(query.after)).arg(number(query.before));

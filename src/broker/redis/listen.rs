@@ -15,7 +15,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use redis::{Pipeline, PushInfo, PushKind, RedisError, Value, aio::{ConnectionLike, MultiplexedConnection}};
+use redis::{
+    Pipeline, PushInfo, PushKind, RedisError, Value,
+    aio::{ConnectionLike, MultiplexedConnection},
+};
 use tokio::sync::{Notify, oneshot, watch};
 use tracing::{debug, warn};
 
@@ -97,7 +100,7 @@ impl Ear {
         let (number, came) = self.probes.expect();
         let sent = Instant::now();
         let name = &self.probes.name;
-        let publish = async |_: &Live| redis::cmd("PUBLISH").arg(name).arg(number).take();
+        let publish = |_: &Live| redis::cmd("PUBLISH").arg(name).arg(number).take();
         let asked = self.server.ask(publish).await;
         let heard = match asked {
             Ok(_) => tokio::time::timeout(ANSWER, came).await.is_ok_and(|heard| heard.is_ok()),
@@ -115,11 +118,11 @@ impl Ear {
     pub async fn run(self: Arc<Self>) {
         let mut state = self.server.watch();
         loop {
-            let live = match state.wait_for(|state| matches!(state, State::Live(_))).await.as_deref() {
-                Ok(State::Live(live)) => live.clone(),
-                Ok(State::Away(_)) => continue,
+            let live = match state.wait_for(|state| matches!(state, State::Live(_))).await {
+                Ok(state) => state.clone(),
                 Err(_) => return,
             };
+            let State::Live(live) = live else { continue };
             self.table.forget_subscriptions();
             let Err(Deaf(why)) = self.hear(&live).await;
             self.hears.send_replace(false);
@@ -151,13 +154,7 @@ impl Ear {
             self.hears.send_replace(true);
             tokio::select! {
                 () = ended.notified() => return Err(Deaf("it was closed".into())),
-                changed = state.wait_for(|now| !matches!(now, State::Live(now) if now.generation == live.generation)) => {
-                    let why = match changed.as_deref() {
-                        Ok(State::Away(why)) => why.to_string(),
-                        _ => "the connection for commands was replaced".into(),
-                    };
-                    return Err(Deaf(why));
-                }
+                why = replaced(&mut state, live.generation) => return Err(Deaf(why)),
                 () = self.table.wanted.notified() => {}
                 _ = tidy.tick() => self.unsubscribe(&mut connection).await?,
                 _ = look.tick() => self.look(live).await?,
@@ -269,7 +266,7 @@ impl Ear {
         let mut call = Script::Renew.call(live.dialect, &all);
         call.arg(self.keys.relay(channel)).arg("PUBLISH").arg(fresh_epoch()).arg(&live.run[..]);
         call.arg(numbering_ttl(Duration::ZERO)).arg(last.epoch.to_string()).arg(last.offset.0);
-        self.server.ask(async |_| call.clone()).await?;
+        self.server.ask(|_| call.clone()).await?;
         Ok(())
     }
 
@@ -278,6 +275,15 @@ impl Ear {
         let mut connection = live.connection.clone();
         let tops = tops(&self.keys, &mut connection, channels, &live.lost).await;
         tops.map_err(|error| Deaf(self.server.failure(live, &error).to_string()))
+    }
+}
+
+/// Waits until the connection of this generation is no more, and says why.
+async fn replaced(state: &mut watch::Receiver<State>, generation: u64) -> String {
+    let is_other = |now: &State| !matches!(now, State::Live(now) if now.generation == generation);
+    match state.wait_for(is_other).await.as_deref() {
+        Ok(State::Away(why)) => why.to_string(),
+        _ => "the connection for commands was replaced".into(),
     }
 }
 

@@ -18,6 +18,7 @@ mod keys;
 mod listen;
 mod order;
 mod outbox;
+mod presence;
 mod relay;
 mod script;
 mod server;
@@ -87,9 +88,11 @@ impl RedisBroker {
         let reader = Reader { server: server.clone(), keys: keys.clone() };
         let mut tasks = JoinSet::new();
         let (witnesses, names) = (table.clone(), keys.clone());
-        tasks.spawn(server.clone().supervise(async move |connection: &mut MultiplexedConnection| {
-            is_whole(&witnesses, &names, connection).await
-        }));
+        tasks.spawn(
+            server
+                .clone()
+                .supervise(Box::new(move |connection| is_whole(witnesses.clone(), names.clone(), connection).boxed())),
+        );
         tasks.spawn(courier.run());
         tasks.spawn(ear.clone().run());
         tasks.spawn(history::fill_gaps(table.clone(), reader.clone(), listener, metrics, gaps));
@@ -108,14 +111,15 @@ impl RedisBroker {
 }
 
 /// Whether a server that was started anew has all that this node heard of.
-async fn is_whole(table: &Table, keys: &Keys, connection: &mut MultiplexedConnection) -> bool {
+async fn is_whole(table: Arc<Table>, keys: Keys, mut connection: MultiplexedConnection) -> bool {
     let mut heard = table.last_heard();
     heard.truncate(WITNESSES);
     let channels: Vec<_> = heard.iter().map(|(channel, _)| Some(channel)).collect();
-    let Ok(tops) = listen::tops(keys, connection, &channels, "").await else { return false };
-    heard.iter().zip(tops).all(|((_, last), top)| {
-        top.position.is_some_and(|top| top.epoch == last.epoch && last.offset <= top.offset)
-    })
+    let Ok(tops) = listen::tops(&keys, &mut connection, &channels, "").await else { return false };
+    heard
+        .iter()
+        .zip(tops)
+        .all(|((_, last), top)| top.position.is_some_and(|top| top.epoch == last.epoch && last.offset <= top.offset))
 }
 
 impl Broker for RedisBroker {
@@ -141,7 +145,7 @@ impl Broker for RedisBroker {
         let keys = [self.keys.numbering(channel), self.keys.stream(channel)];
         let relay = self.keys.relay(channel);
         async move {
-            let renew = async |live: &server::Live| {
+            let renew = |live: &server::Live| {
                 let mut call = Script::Renew.call(live.dialect, &keys);
                 call.arg(&relay).arg("PUBLISH").arg(fresh_epoch()).arg(&live.run[..]);
                 call.arg(numbering_ttl(Duration::ZERO));

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     broker::{Accepted, BrokerError, IDEMPOTENCY_WINDOW, Submission},
-    domain::{Channel, PublicationId, Position},
+    domain::{Position, PublicationId},
 };
 
 /// The most publications in one batch.
@@ -374,4 +374,3 @@ pub(super) fn millis(duration: Duration) -> u64 {
 pub(super) fn fresh_epoch() -> String {
     crate::domain::Epoch::from_bits(rand::random()).to_string()
 }
-

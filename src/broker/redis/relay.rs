@@ -127,7 +127,8 @@ impl Table {
             if let Some(entry) = entries.by_name.get_mut(name) {
                 entry.is_confirmed = true;
                 entry.order.begin(*top);
-                entry.waiting.drain(..).for_each(|waiting| drop(waiting.send(())));
+                // Whoever waited may have given up.
+                entry.waiting.drain(..).for_each(|waiting| waiting.send(()).unwrap_or_default());
             }
         }
     }

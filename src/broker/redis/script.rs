@@ -12,6 +12,8 @@ const ALL: [(Script, &str); Script::COUNT] = [
     (Script::Publish, include_str!("lua/publish.lua")),
     (Script::Read, include_str!("lua/read.lua")),
     (Script::Renew, include_str!("lua/renew.lua")),
+    (Script::Join, include_str!("lua/join.lua")),
+    (Script::Leave, include_str!("lua/leave.lua")),
 ];
 
 /// The closed list of scripts; each file in `lua/` says what it is given and what it answers.
@@ -20,10 +22,12 @@ pub(super) enum Script {
     Publish,
     Read,
     Renew,
+    Join,
+    Leave,
 }
 
 impl Script {
-    const COUNT: usize = 3;
+    const COUNT: usize = 5;
 }
 
 /// What one script is called by.

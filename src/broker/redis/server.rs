@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::future::BoxFuture;
 use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind,
     RedisConnectionInfo, RedisError, Value, aio::MultiplexedConnection,
@@ -34,6 +35,9 @@ pub(super) struct Server {
     state: watch::Sender<State>,
     seen: Mutex<Option<Seen>>,
 }
+
+/// Finds out whether a server that was started anew has all that is known to have been there.
+pub(super) type IsWhole = Box<dyn Fn(MultiplexedConnection) -> BoxFuture<'static, bool> + Send + Sync>;
 
 /// Whether it can be asked.
 #[derive(Clone)]
@@ -123,11 +127,11 @@ impl Server {
     ///
     /// # Errors
     /// There is no connection; it broke, so that the command may be done or not; or what the server says.
-    pub async fn ask(&self, command: impl AsyncFn(&Live) -> redis::Cmd) -> Result<Value, BrokerError> {
+    pub async fn ask(&self, command: impl Fn(&Live) -> redis::Cmd) -> Result<Value, BrokerError> {
         let mut reloaded = false;
         loop {
             let mut live = self.live()?;
-            let answer = live.connection.send_packed_command(&command(&live).await).await;
+            let answer = live.connection.send_packed_command(&command(&live)).await;
             match answer.and_then(Value::extract_error) {
                 Ok(value) => {
                     self.heard_of(&live);
@@ -161,9 +165,7 @@ impl Server {
     }
 
     /// Keeps it connected for ever.
-    ///
-    /// `is_whole` says whether a server that was started anew has all that is known to have been there.
-    pub async fn supervise(self: Arc<Self>, is_whole: impl AsyncFn(&mut MultiplexedConnection) -> bool) {
+    pub async fn supervise(self: Arc<Self>, is_whole: IsWhole) {
         let mut state = self.state.subscribe();
         let (mut generation, mut attempt, mut told) = (0, 0, false);
         loop {
@@ -171,19 +173,16 @@ impl Server {
             match tokio::time::timeout(2 * CONNECT, self.connect(generation, &is_whole)).await {
                 Ok(Ok(live)) => {
                     info!(address = %live.client.get_connection_info().addr(), "connected to Redis");
-                    (attempt, told) = (0, false);
+                    attempt = 0;
                     self.heard_of(&live);
                     self.state.send_replace(State::Live(live));
-                    if state.wait_for(|state| matches!(state, State::Away(_))).await.is_err() {
-                        return;
-                    }
-                    if let State::Away(why) = &*state.borrow() {
-                        warn!(%why, "the connection to Redis broke; publications wait, connections stay");
-                        told = true;
-                    }
+                    let Ok(why) = away(&mut state).await else { return };
+                    warn!(%why, "the connection to Redis broke; publications wait, connections stay");
+                    told = true;
                 }
                 failed => {
-                    let why = failed.map_or_else(|_| "it does not answer".into(), |live| live.err().unwrap_or_default());
+                    let why =
+                        failed.map_or_else(|_| "it does not answer".into(), |live| live.err().unwrap_or_default());
                     if !std::mem::replace(&mut told, true) {
                         warn!(%why, "Redis cannot be reached; publications wait, connections stay");
                     }
@@ -208,11 +207,7 @@ impl Server {
         live.client.get_multiplexed_async_connection_with_config(&config).await
     }
 
-    async fn connect(
-        self: &Arc<Self>,
-        generation: u64,
-        is_whole: &impl AsyncFn(&mut MultiplexedConnection) -> bool,
-    ) -> Result<Live, String> {
+    async fn connect(self: &Arc<Self>, generation: u64, is_whole: &IsWhole) -> Result<Live, String> {
         let client = self.find().await.map_err(|error| describe(&error))?;
         let server = Arc::downgrade(self);
         let ended = move |push: PushInfo| {
@@ -235,7 +230,7 @@ impl Server {
             return Err("it is a replica".into());
         }
         let dialect = script::load(&mut connection).await.map_err(|error| describe(&error))?;
-        let lost = match self.is_continued(&past) || (self.is_restart(&past) && is_whole(&mut connection).await) {
+        let lost = match self.is_continued(&past) || (self.is_restart(&past) && is_whole(connection.clone()).await) {
             true => "".into(),
             false => past.before.clone(),
         };
@@ -293,11 +288,18 @@ impl Past {
     }
 }
 
+/// Waits until the connection is lost, and says why.
+async fn away(state: &mut watch::Receiver<State>) -> Result<Arc<str>, watch::error::RecvError> {
+    match &*state.wait_for(|state| matches!(state, State::Away(_))).await? {
+        State::Away(why) => Ok(why.clone()),
+        State::Live(_) => Ok("".into()),
+    }
+}
+
 /// Asks one sentinel where the primary is.
 async fn primary_of(url: &BrokerUrl, host: &str, port: u16, master: &str) -> Result<(String, u16), RedisError> {
-    let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(CONNECT / 4))
-        .set_response_timeout(Some(CONNECT / 4));
+    let config =
+        AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT / 4)).set_response_timeout(Some(CONNECT / 4));
     let sentinel = client(url, host, port, false)?;
     let mut connection = sentinel.get_multiplexed_async_connection_with_config(&config).await?;
     redis::cmd("SENTINEL").arg("get-master-addr-by-name").arg(master).query_async(&mut connection).await
