@@ -7,7 +7,9 @@
 mod child;
 mod client;
 mod http;
+pub mod port;
 mod raw;
+pub mod redis;
 mod server;
 mod token;
 
