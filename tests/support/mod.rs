@@ -8,6 +8,7 @@ mod child;
 mod client;
 mod http;
 pub mod port;
+pub mod proxy;
 mod raw;
 pub mod redis;
 mod server;
