@@ -20,11 +20,11 @@ use self::{
     sockets::{Certificate, Sockets},
 };
 use crate::{
-    broker::memory::MemoryBroker,
-    config::Config,
+    broker::{Broker, memory::MemoryBroker, redis::RedisBroker},
+    config::{BrokerKind, BrokerUrl, Config, InvalidBrokerUrl},
     domain::NodeId,
     gateway::{Gateway, GatewayError},
-    http::HubFigures,
+    http::{BrokerStatus, HubFigures},
     hub::{self, Hub, MAX_SHARDS},
     node::{Deliver, Node},
     protocol,
@@ -50,6 +50,9 @@ pub enum RunError {
         /// Why not.
         source: io::Error,
     },
+    /// The broker's URL cannot be understood.
+    #[error("broker.url: {0}")]
+    Broker(#[from] InvalidBrokerUrl),
     /// Keys cannot be loaded.
     #[error(transparent)]
     Gateway(#[from] GatewayError),
@@ -91,11 +94,12 @@ impl App {
         };
         let (hub, inboxes) = Hub::new(workers, limits, protocol::encode);
         metrics.collect(Box::new(HubFigures::new(hub.clone())));
-        let broker = Arc::new(MemoryBroker::new(Deliver::new(hub.clone()), config.broker.max_memory.0));
-        let gateway = Gateway::new(&config, Handle::current())?;
         let id = node_id(&config);
+        let (broker, mut background) = open_broker(&config, &id, &hub, &metrics)?;
+        metrics.collect(Box::new(BrokerStatus::new(broker.clone())));
+        let gateway = Gateway::new(&config, Handle::current())?;
         let max_subscriptions = config.connection.max_subscriptions;
-        let node = Node::new(id, hub, broker.clone(), gateway, metrics.clone(), max_subscriptions);
+        let node = Node::new(id, hub, broker, gateway, metrics.clone(), max_subscriptions);
         let (closing, is_closing) = watch::channel(false);
         let settings = DoorSettings {
             max_frame: config.connection.max_frame.0,
@@ -105,7 +109,7 @@ impl App {
             tls: config.tls.is_some(),
         };
         let certificate = Certificate::of(&config)?;
-        let mut background = vec![tokio::spawn(sweep(broker)), tokio::spawn(probe(node.clone()))];
+        background.push(tokio::spawn(probe(node.clone())));
         let (tls, renew_certificate) = match certificate {
             Some(Certificate { current, asked, watching }) => {
                 background.push(watching);
@@ -237,6 +241,22 @@ fn max_connections(config: &Config) -> Result<usize, RunError> {
     }
 }
 
+/// The broker that the configuration names, and what keeps it tidy.
+fn open_broker(
+    config: &Config,
+    node: &NodeId,
+    hub: &Arc<Hub>,
+    metrics: &Arc<Metrics>,
+) -> Result<(Arc<dyn Broker>, Vec<JoinHandle<()>>), RunError> {
+    let url: BrokerUrl = config.broker.url.parse()?;
+    let deliver = Deliver::new(hub.clone());
+    if url.kind == BrokerKind::Memory {
+        let broker = Arc::new(MemoryBroker::new(deliver, config.broker.max_memory.0));
+        return Ok((broker.clone(), vec![tokio::spawn(sweep(broker))]));
+    }
+    Ok((RedisBroker::start(url, &config.broker, node, deliver, metrics.clone()), Vec::new()))
+}
+
 async fn sweep(broker: Arc<MemoryBroker>) {
     let mut interval = tokio::time::interval(SWEEP);
     loop {
@@ -248,12 +268,16 @@ async fn sweep(broker: Arc<MemoryBroker>) {
 /// Asks the broker for a sign of life every few seconds, for the figures and for whoever looks at the log.
 async fn probe(node: Arc<Node>) {
     let mut interval = tokio::time::interval(PROBE);
+    let mut is_well = true;
     loop {
         interval.tick().await;
         let asked = std::time::Instant::now();
         let answer = node.probe().await;
-        if let Err(error) = &answer {
-            tracing::warn!(%error, "the broker does not answer");
+        // Each change is told once.
+        match (&answer, std::mem::replace(&mut is_well, answer.is_ok())) {
+            (Err(error), true) => tracing::warn!(%error, "the broker does not answer"),
+            (Ok(()), false) => info!("the broker answers again"),
+            _ => {}
         }
         node.metrics().probed(answer.ok().map(|()| asked.elapsed()));
     }

@@ -10,27 +10,46 @@ use std::{
 use fanwire::{
     broker::{
         Accepted, Broker, History, KeyScope, Listener, MAX_HISTORY_BYTES, Relayed, Retention, ScopedKey, Submission,
-        memory::MemoryBroker,
+        memory::MemoryBroker, redis::RedisBroker,
     },
+    config::BrokerConfig,
     domain::{
-        Channel, ConnectionId, Event, HistoryQuery, IdempotencyKey, Member, Offset, Payload, Position, PublicationId,
-        UnixMillis,
+        Channel, ConnectionId, Event, HistoryQuery, IdempotencyKey, Member, NodeId, Offset, Payload, Position,
+        PublicationId, UnixMillis,
     },
+    telemetry::Metrics,
 };
 use tokio::sync::Notify;
 
-use crate::support::within;
+use crate::support::{redis::RedisServer, within};
 
 /// Makes a broker that relays to this listener; each a world of its own.
-type Factory = fn(Arc<dyn Listener>) -> Arc<dyn Broker>;
+trait Factory: Fn(Arc<dyn Listener>) -> Arc<dyn Broker> {}
+
+impl<F: Fn(Arc<dyn Listener>) -> Arc<dyn Broker>> Factory for F {}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_memory_broker_holds_the_contract() {
     holds(|listener| Arc::new(MemoryBroker::new(listener, 64 << 20))).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_redis_broker_holds_the_contract() {
+    let redis = RedisServer::start().await;
+    holds(|listener| on_redis(&redis.url(), listener)).await;
+}
+
+/// A broker on this Redis, with a prefix of its own.
+fn on_redis(url: &str, listener: Arc<dyn Listener>) -> Arc<dyn Broker> {
+    let prefix = format!("test-{:x}", rand::random::<u64>());
+    let config = BrokerConfig { url: url.into(), prefix, ..BrokerConfig::default() };
+    let node = NodeId::new("node");
+    RedisBroker::start(url.parse().unwrap(), &config, &node, listener, Arc::new(Metrics::new()))
+}
+
 /// The whole contract.
-async fn holds(factory: Factory) {
+async fn holds(factory: impl Factory) {
+    let factory = &factory;
     order_holds_under_concurrent_publishers(World::new(factory)).await;
     appending_and_relaying_are_one_step(World::new(factory)).await;
     offsets_have_no_hole_and_no_end(World::new(factory)).await;
@@ -99,7 +118,7 @@ fn member(bits: u128, user: Option<&str>) -> Member {
 }
 
 impl World {
-    fn new(factory: Factory) -> Self {
+    fn new(factory: &impl Factory) -> Self {
         let recorder = Arc::new(Recorder::default());
         Self { broker: factory(recorder.clone()), recorder, channel: channel("room:1") }
     }

@@ -138,6 +138,19 @@ pub enum BrokerError {
     Unanswered,
 }
 
+/// A broker in numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BrokerFigures {
+    /// Bytes of publications that wait for it.
+    pub queued_bytes: usize,
+    /// Channels that this node listens to.
+    pub listened: usize,
+    /// Those of them that it does not hear just now.
+    pub unheard: usize,
+    /// Messages that came and could not be read, or found no room.
+    pub dropped: u64,
+}
+
 /// Relays publications between nodes and keeps each channel's history.
 ///
 /// The contract, checked for every broker by `tests/broker_contract.rs`:
@@ -183,4 +196,9 @@ pub trait Broker: PresenceStore {
 
     /// Completes once a probe has gone through the broker and come back.
     fn probe(&self) -> BoxFuture<'_, Result<(), BrokerError>>;
+
+    /// What waits and what is listened to.
+    fn figures(&self) -> BrokerFigures {
+        BrokerFigures::default()
+    }
 }

@@ -1,4 +1,4 @@
-//! The hub's figures, gathered when somebody asks.
+//! The hub's and the broker's figures, gathered when somebody asks.
 
 use std::sync::Arc;
 
@@ -8,7 +8,10 @@ use prometheus_client::{
     metrics::{counter::ConstCounter, gauge::ConstGauge},
 };
 
-use crate::hub::{Counters, Hub, Times};
+use crate::{
+    broker::Broker,
+    hub::{Counters, Hub, Times},
+};
 
 /// Shows what the shards count.
 #[derive(Debug)]
@@ -30,6 +33,38 @@ impl HubFigures {
 
     fn sum(&self, figure: impl Fn(&Counters) -> usize) -> u64 {
         self.0.0.all_counters().map(figure).sum::<usize>() as u64
+    }
+}
+
+/// Shows what waits for the broker, and what is listened to.
+pub struct BrokerStatus(Arc<dyn Broker>);
+
+impl std::fmt::Debug for BrokerStatus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("BrokerStatus")
+    }
+}
+
+impl BrokerStatus {
+    /// Shows the figures of `broker`.
+    pub fn new(broker: Arc<dyn Broker>) -> Self {
+        Self(broker)
+    }
+}
+
+impl Collector for BrokerStatus {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let figures = self.0.figures();
+        let mut gauge = |name: &str, help: &str, value: usize| {
+            let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+            gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)
+        };
+        gauge("broker_queue_bytes", "Bytes of publications that wait for the broker", figures.queued_bytes)?;
+        gauge("broker_channels", "Channels that this node listens to at the broker", figures.listened)?;
+        gauge("broker_channels_unheard", "Those of them that it does not hear just now", figures.unheard)?;
+        let dropped = ConstCounter::new(figures.dropped);
+        let help = "Relayed messages that could not be read, or for which this node had no room";
+        dropped.encode(encoder.encode_descriptor("broker_dropped", help, None, dropped.metric_type())?)
     }
 }
 

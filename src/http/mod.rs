@@ -11,7 +11,7 @@ mod serve;
 mod upgrade;
 
 pub use self::{
-    collect::HubFigures,
+    collect::{BrokerStatus, HubFigures},
     router::{metrics_router, router},
     serve::{Listening, serve},
 };

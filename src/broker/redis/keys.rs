@@ -5,7 +5,11 @@
 //! | `fanwire:m:{app:name}` | hash | history's and [`NUMBERING`] | a channel's numbering: `e` epoch, `o` top offset, `g` the primary it was last seen on, `n…` what each node sent last |
 //! | `fanwire:s:{app:name}` | stream | history's | its history: entry `<offset>-0` with `t` (ms, Redis' clock) and `d` |
 //! | `fanwire:i<bytes>:{app:name}…` | string | [`IDEMPOTENCY_WINDOW`](crate::broker::IDEMPOTENCY_WINDOW) | an idempotency key: what the first publication became |
-//! | `fanwire:p:{app:name}` | hash | while there are members | its members, by connection |
+//! | `fanwire:p:{app:name}` | hash | while there are members, then 1 h | its members, by connection: number, lease, entry; `#` the last number, `!…` ended leases |
+//! | `fanwire:l:{<lease>}` | string | 10 s, renewed | a node's lease |
+//! | `fanwire:x:{<lease>}` | set | a day, renewed | the channels in which the lease may have members |
+//! | `fanwire:f:{<lease>}` | string | 1 h | the mark that a lease has ended |
+//! | `fanwire:leases` | sorted set | for ever; small | all leases that are not known to have ended |
 //! | `fanwire:r:{app:name}` | Pub/Sub channel | | the relay |
 //! | `fanwire:b:<node>` | Pub/Sub channel | | a node's probes, to itself |
 //!
@@ -65,6 +69,26 @@ impl Keys {
             KeyScope::Anonymous => format!("{prefix}:i{}:{{{name}}}a:{key}", name.len()),
             KeyScope::Server => format!("{prefix}:i{}:{{{name}}}s:{key}", name.len()),
         }
+    }
+
+    /// A node's lease.
+    pub fn lease(&self, lease: &str) -> String {
+        format!("{}:l:{{{lease}}}", self.prefix)
+    }
+
+    /// The mark that a lease has ended.
+    pub fn ended(&self, lease: &str) -> String {
+        format!("{}:f:{{{lease}}}", self.prefix)
+    }
+
+    /// The channels in which a lease may have members.
+    pub fn channels_of(&self, lease: &str) -> String {
+        format!("{}:x:{{{lease}}}", self.prefix)
+    }
+
+    /// All leases.
+    pub fn leases(&self) -> String {
+        format!("{}:leases", self.prefix)
     }
 
     /// Where a node hears its own probes.

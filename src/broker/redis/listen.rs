@@ -93,9 +93,10 @@ impl Ear {
     /// # Errors
     /// It cannot be sent, or did not come back in [`ANSWER`].
     pub async fn probe(&self) -> Result<Duration, BrokerError> {
-        if !*self.hears.borrow() {
-            self.server.live()?;
-            return Err(BrokerError::Unavailable("this node does not hear Redis' relay yet".into()));
+        self.server.known().await?;
+        let mut hears = self.hears.subscribe();
+        if tokio::time::timeout(ANSWER, hears.wait_for(|hears| *hears)).await.is_err() {
+            return Err(BrokerError::Unavailable("this node does not hear what Redis relays".into()));
         }
         let (number, came) = self.probes.expect();
         let sent = Instant::now();

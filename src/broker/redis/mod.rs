@@ -7,6 +7,7 @@
 //! | `listen.rs` | subscribes, probes, and looks for what was missed |
 //! | `relay.rs`, `order.rs` | hears, and hands on in order   ← hot path, 2nd of 3 |
 //! | `history.rs`, `lua/read.lua` | reads histories, fills gaps |
+//! | `presence.rs` | members under leases; those of dead nodes are swept |
 //! | `keys.rs`, `wire.rs`, `script.rs` | names, bytes, and how scripts are called |
 //!
 //! While Redis is away, connections stay, publications wait in the outbox, and everything else is refused as unavailable.
@@ -35,11 +36,12 @@ use self::{
     keys::Keys,
     listen::Ear,
     outbox::{Limits, Outbox, fresh_epoch, numbering_ttl},
+    presence::Leases,
     relay::Table,
     script::Script,
     server::Server,
 };
-use super::{Accepted, Broker, BrokerError, History, Listener, Retention, Submission};
+use super::{Accepted, Broker, BrokerError, BrokerFigures, History, Listener, Retention, Submission};
 use crate::{
     config::{BrokerConfig, BrokerUrl},
     domain::{Channel, HistoryQuery, NodeId},
@@ -58,6 +60,7 @@ pub struct RedisBroker {
     table: Arc<Table>,
     ear: Arc<Ear>,
     reader: Reader,
+    leases: Arc<Leases>,
     keys: Keys,
     /// What serves it; it ends with it.
     _tasks: JoinSet<()>,
@@ -95,18 +98,10 @@ impl RedisBroker {
         );
         tasks.spawn(courier.run());
         tasks.spawn(ear.clone().run());
+        let leases = Leases::new(server.clone(), keys.clone(), &life);
+        tasks.spawn(leases.clone().run());
         tasks.spawn(history::fill_gaps(table.clone(), reader.clone(), listener, metrics, gaps));
-        Arc::new(Self { server, outbox, table, ear, reader, keys, _tasks: tasks })
-    }
-
-    /// Bytes of publications that wait for Redis.
-    pub fn queued_bytes(&self) -> usize {
-        self.outbox.bytes()
-    }
-
-    /// How many channels this node listens to, and how many of those it does not hear just now.
-    pub fn listened(&self) -> (usize, usize) {
-        self.table.counts()
+        Arc::new(Self { server, outbox, table, ear, reader, leases, keys, _tasks: tasks })
     }
 }
 
@@ -176,5 +171,10 @@ impl Broker for RedisBroker {
 
     fn probe(&self) -> BoxFuture<'_, Result<(), BrokerError>> {
         async { self.ear.probe().await.map(drop) }.boxed()
+    }
+
+    fn figures(&self) -> BrokerFigures {
+        let (listened, unheard) = self.table.counts();
+        BrokerFigures { queued_bytes: self.outbox.bytes(), listened, unheard, dropped: self.table.dropped() }
     }
 }

@@ -158,7 +158,7 @@ impl Courier {
             self.drop_overdue();
             let live = match &*state.borrow_and_update() {
                 State::Live(live) => Some(live.clone()),
-                State::Away(_) => None,
+                State::Away(_) | State::Starting => None,
             };
             let made_way = match live {
                 Some(live) => self.carry(live).await,

@@ -156,6 +156,11 @@ impl Table {
         (entries.by_name.len(), unconfirmed)
     }
 
+    /// Messages that could not be read, or found no room.
+    pub fn dropped(&self) -> u64 {
+        self.dropped.load(Ordering::Relaxed)
+    }
+
     /// Each channel that is heard, with its last position.
     pub fn heard(&self) -> Vec<(Name, Channel, Option<Position>)> {
         let entries = self.entries();

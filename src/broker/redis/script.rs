@@ -14,6 +14,10 @@ const ALL: [(Script, &str); Script::COUNT] = [
     (Script::Renew, include_str!("lua/renew.lua")),
     (Script::Join, include_str!("lua/join.lua")),
     (Script::Leave, include_str!("lua/leave.lua")),
+    (Script::Sweep, include_str!("lua/sweep.lua")),
+    (Script::Hold, include_str!("lua/hold.lua")),
+    (Script::Claim, include_str!("lua/claim.lua")),
+    (Script::Fence, include_str!("lua/fence.lua")),
 ];
 
 /// The closed list of scripts; each file in `lua/` says what it is given and what it answers.
@@ -24,10 +28,14 @@ pub(super) enum Script {
     Renew,
     Join,
     Leave,
+    Sweep,
+    Hold,
+    Claim,
+    Fence,
 }
 
 impl Script {
-    const COUNT: usize = 5;
+    const COUNT: usize = 9;
 }
 
 /// What one script is called by.

@@ -42,6 +42,8 @@ pub(super) type IsWhole = Box<dyn Fn(MultiplexedConnection) -> BoxFuture<'static
 /// Whether it can be asked.
 #[derive(Clone)]
 pub(super) enum State {
+    /// Nobody knows yet.
+    Starting,
     /// Since its last sign of life it could not be reached, and why.
     Away(Arc<str>),
     /// It can.
@@ -81,7 +83,7 @@ struct Past {
 
 impl Server {
     pub fn new(url: BrokerUrl) -> Arc<Self> {
-        let state = watch::Sender::new(State::Away("not connected yet".into()));
+        let state = watch::Sender::new(State::Starting);
         Arc::new(Self { url, state, seen: Mutex::new(None) })
     }
 
@@ -92,7 +94,17 @@ impl Server {
     pub fn live(&self) -> Result<Live, BrokerError> {
         match &*self.state.borrow() {
             State::Live(live) => Ok(live.clone()),
+            State::Starting => Err(BrokerError::Unavailable("not connected to Redis yet".into())),
             State::Away(why) => Err(BrokerError::Unavailable(why.to_string())),
+        }
+    }
+
+    /// The connection. While nobody knows yet whether there is one, that is waited for.
+    pub async fn known(&self) -> Result<Live, BrokerError> {
+        let is_starting = matches!(*self.state.borrow(), State::Starting);
+        match is_starting {
+            true => self.live_within(2 * CONNECT).await,
+            false => self.live(),
         }
     }
 
@@ -130,7 +142,7 @@ impl Server {
     pub async fn ask(&self, command: impl Fn(&Live) -> redis::Cmd) -> Result<Value, BrokerError> {
         let mut reloaded = false;
         loop {
-            let mut live = self.live()?;
+            let mut live = self.known().await?;
             let answer = live.connection.send_packed_command(&command(&live)).await;
             match answer.and_then(Value::extract_error) {
                 Ok(value) => {
@@ -292,7 +304,7 @@ impl Past {
 async fn away(state: &mut watch::Receiver<State>) -> Result<Arc<str>, watch::error::RecvError> {
     match &*state.wait_for(|state| matches!(state, State::Away(_))).await? {
         State::Away(why) => Ok(why.clone()),
-        State::Live(_) => Ok("".into()),
+        State::Live(_) | State::Starting => Ok("".into()),
     }
 }
 

@@ -7,5 +7,5 @@ if not known then return 0 end
 redis.call('HDEL', KEYS[1], connection)
 -- What is left then is the counter alone.
 if redis.call('HLEN', KEYS[1]) == 1 then redis.call('DEL', KEYS[1]) end
-redis.call(publish, relay, 'L' .. string.gsub(known, '^%d+ ', '', 1))
+redis.call(publish, relay, 'L' .. string.match(known, '^%d+ %S+ (.*)$'))
 return 1
