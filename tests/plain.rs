@@ -20,16 +20,7 @@ use tokio::{
     sync::oneshot,
 };
 
-/// How long a fact may take to come about: long, since it is only waited for where something is broken.
-const DEADLINE: Duration = Duration::from_secs(30);
-
-/// Waits for a fact, and fails with its name where it does not come about in time.
-pub async fn within<T>(what: impl std::fmt::Display, fact: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(DEADLINE, fact).await {
-        Ok(fact) => fact,
-        Err(_) => panic!("waited {DEADLINE:?} for {what}"),
-    }
-}
+pub use crate::support::within;
 
 /// A server on a free port of 127.0.0.1, with a runtime of its own. Dropping it shuts it down.
 ///

@@ -118,7 +118,8 @@ async fn a_client_that_goes_away_is_gone_at_once() {
     let started = std::time::Instant::now();
     drop(stream);
     server.until("the end of the connection", |node| node.hub().connections() == 0).await;
-    assert!(started.elapsed() < std::time::Duration::from_secs(1), "{:?}", started.elapsed());
+    // Not only at the next comment, 25 s later.
+    assert!(started.elapsed() < std::time::Duration::from_secs(10), "{:?}", started.elapsed());
     let channels = server.get("/v1/channels").key("shop-full").send().await.json();
     assert_eq!(channels, json!({"channels": []}));
 }

@@ -22,8 +22,9 @@ pub use self::{
     token::{SECRET, now, subscription, token, user},
 };
 
-/// How long a fact may take to come about: long, since it is only waited for where something is broken.
-pub const DEADLINE: Duration = Duration::from_secs(20);
+/// How long a fact may take to come about: long, since it is only waited for where something is broken, and the machine
+/// may be slow and busy.
+pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Waits for a fact, and fails with its name where it does not come about in time.
 pub async fn within<T>(what: impl std::fmt::Display, fact: impl Future<Output = T>) -> T {
