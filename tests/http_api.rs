@@ -7,11 +7,11 @@ mod tenants;
 
 use serde_json::{Value, json};
 
-use crate::plain::{Server, token, token_for};
+use crate::support::two_apps::{TwoApps, token, token_for};
 
 #[tokio::test]
 async fn a_server_publishes_and_a_client_reads_the_same_bytes() {
-    let server = Server::start().await;
+    let server = TwoApps::start().await;
     let mut stream = server.stream("/v1/channels/room%3A1/events?app=shop").await;
     stream.expect("subscribed").await;
     let data = r#"{"n":9007199254740993,"b":1,"a":2,"a":3, "s":"\u00e9\n", "f":1.0e400,"deep":[[[]]]}"#;
@@ -29,7 +29,7 @@ async fn a_server_publishes_and_a_client_reads_the_same_bytes() {
 
 #[tokio::test]
 async fn several_channels_are_done_or_refused_one_by_one() {
-    let server = Server::start().await;
+    let server = TwoApps::start().await;
     let body = json!({"channels": ["room:1", "shop:1", "plain", "a b"], "data": 1}).to_string();
     let answer = server.post("/v1/publish", body).key("shop-publish").send().await;
     assert_eq!(answer.status, 200);
@@ -42,7 +42,7 @@ async fn several_channels_are_done_or_refused_one_by_one() {
 
 #[tokio::test]
 async fn a_batch_is_done_in_order_and_one_bad_publication_spoils_no_other() {
-    let server = Server::start().await;
+    let server = TwoApps::start().await;
     let mut publications: Vec<Value> = (0..100).map(|n| json!({"channel": "room:1", "data": n})).collect();
     publications[10] = json!({"channel": "room:1"});
     publications[20] = json!({"channel": "nowhere:1", "data": 20});
@@ -72,7 +72,7 @@ async fn a_batch_is_done_in_order_and_one_bad_publication_spoils_no_other() {
 
 #[tokio::test]
 async fn a_retry_with_the_same_key_is_stored_once() {
-    let server = Server::start().await;
+    let server = TwoApps::start().await;
     let call = |key: &str| {
         server.post("/v1/publish", json!({"channel": "room:1", "data": 1, "key": "order-1"}).to_string()).key(key)
     };
@@ -91,7 +91,7 @@ async fn a_retry_with_the_same_key_is_stored_once() {
 
 #[tokio::test]
 async fn an_excluded_connection_does_not_get_it() {
-    let server = Server::start().await;
+    let server = TwoApps::start().await;
     let mut first = server.stream("/v1/channels/room%3A1/events?app=shop").await;
     first.expect("subscribed").await;
     let connections = server.get("/v1/connections").key("shop-manage").send().await.json();
@@ -108,7 +108,7 @@ async fn an_excluded_connection_does_not_get_it() {
 
 #[tokio::test]
 async fn channels_are_listed_and_looked_at() {
-    let server = Server::start().await;
+    let server = TwoApps::start().await;
     let ann = token("shop", "ann");
     let mut streams = Vec::new();
     for path in ["/v1/events?channel=room:1&channel=room:2", "/v1/events?channel=room:1", "/v1/events?channel=other"] {
@@ -141,7 +141,7 @@ async fn channels_are_listed_and_looked_at() {
 
 #[tokio::test]
 async fn history_is_read_in_parts_and_dropped() {
-    let server = Server::start().await;
+    let server = TwoApps::start().await;
     for n in 1..=5 {
         server.publish("shop", "room:1", json!(n)).await;
     }
@@ -179,7 +179,7 @@ async fn history_is_read_in_parts_and_dropped() {
 
 #[tokio::test]
 async fn members_are_listed_to_servers_and_to_clients_that_may_know() {
-    let server = Server::start().await;
+    let server = TwoApps::start().await;
     let ann = token_for(
         "shop",
         json!({"sub": "ann", "info": {"name": "Ann"}, "allow": [{"channels": ["token:1"], "do": ["subscribe", "presence"]}]}),
@@ -206,7 +206,7 @@ async fn members_are_listed_to_servers_and_to_clients_that_may_know() {
 
 #[tokio::test]
 async fn users_are_subscribed_unsubscribed_and_disconnected() {
-    let server = Server::start().await;
+    let server = TwoApps::start().await;
     let ann = token("shop", "ann/é");
     let mut stream = server.stream(&format!("/v1/events?channel=plain&app=shop&token={ann}")).await;
     stream.expect("subscribed").await;
@@ -242,7 +242,7 @@ async fn users_are_subscribed_unsubscribed_and_disconnected() {
 
 #[tokio::test]
 async fn one_connection_is_ended() {
-    let server = Server::start().await;
+    let server = TwoApps::start().await;
     let mut stream = server.stream("/v1/events?channel=room:1&app=shop").await;
     stream.expect("subscribed").await;
     let connections = server.get("/v1/connections").key("shop-manage").send().await.json();
@@ -258,7 +258,7 @@ async fn one_connection_is_ended() {
 
 #[tokio::test]
 async fn nodes_are_listed() {
-    let server = Server::start().await;
+    let server = TwoApps::start().await;
     let nodes = server.get("/v1/nodes").key("shop-manage").send().await.json();
     let node = &nodes["nodes"][0];
     assert_eq!((&node["node"], &node["version"]), (&json!("test-node"), &json!(env!("CARGO_PKG_VERSION"))));
@@ -267,7 +267,7 @@ async fn nodes_are_listed() {
 
 #[tokio::test]
 async fn clients_publish_what_the_namespace_lets_them() {
-    let server = Server::start().await;
+    let server = TwoApps::start().await;
     let with = token("shop", "ann");
     let without = token_for("shop", json!({"sub": "bob"}), 600);
     let late = token_for("shop", json!({"sub": "ann"}), -5);
@@ -304,7 +304,7 @@ async fn clients_publish_what_the_namespace_lets_them() {
 
 #[tokio::test]
 async fn a_namespace_s_rate_holds_for_clients_that_call() {
-    let server = Server::with(|config| {
+    let server = TwoApps::with(|config| {
         config.namespaces.get_mut("room").unwrap().publish_rate = "2/60s".parse().unwrap();
     })
     .await;
@@ -326,15 +326,15 @@ async fn a_namespace_s_rate_holds_for_clients_that_call() {
 
 #[tokio::test]
 async fn in_development_mode_nobody_needs_a_key() {
-    let server = Server::development().await;
+    let server = TwoApps::development().await;
     let answer = server.post("/v1/publish", r#"{"channel":"room:1","data":"hi"}"#).send().await;
     assert_eq!((answer.status, &answer.json()["results"][0]["offset"]), (200, &json!(1)));
     assert_eq!(server.get("/v1/channels/room%3A1/history").send().await.json()["messages"][0]["data"], "hi");
     // A page whose name was made to point here (DNS rebinding) is told apart by its `Host`.
     let rebound = format!(
         "GET /v1/channels HTTP/1.1\r\nHost: evil.example:{}\r\nConnection: close\r\n\r\n",
-        server.address.port()
+        server.address().port()
     );
-    let refused = crate::plain::exchange(server.address, rebound.as_bytes()).await;
+    let refused = crate::support::exchange(server.address(), rebound.as_bytes()).await;
     assert_eq!(refused.problem(), (403, "forbidden".into()));
 }

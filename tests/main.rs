@@ -8,7 +8,6 @@ mod cli;
 mod docs;
 mod http_api;
 mod native;
-mod plain;
 mod recovery;
 mod shutdown;
 mod sse;

@@ -7,8 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::plain::{Call, exchange, token};
-use crate::support::DEADLINE;
+use crate::support::{Call, DEADLINE, exchange, two_apps::token};
 
 const CONFIG: &str = r#"
 listen = "127.0.0.1:0"

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::{Answer, TestServer, request, within};
+use crate::support::{Answer, Call, TestServer, within};
 
 async fn answer(server: &TestServer, headers: &[(&str, &str)]) -> Answer {
     let mut socket = server.raw().await;
@@ -40,7 +40,7 @@ async fn a_bad_handshake_is_told_what_is_wrong_with_it() {
     let two_keys =
         [("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="), ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")];
     assert_eq!(answer(&server, &two_keys).await.status, 400);
-    assert_eq!(request(server.address(), "POST", "/v1/ws", &[], "").await.status, 405);
+    assert_eq!(Call::new(server.address(), "POST", "/v1/ws").send().await.status, 405);
     assert_eq!(answer(&server, &[("Connection", "keep-alive, UPGRADE"), ("Upgrade", "WebSocket")]).await.status, 101);
 }
 

@@ -6,11 +6,14 @@ use fanwire::config::{ByteSize, Span, WhenSlow};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::plain::{Server, token_for, within};
+use crate::support::{
+    two_apps::{TwoApps, token_for},
+    within,
+};
 
 #[tokio::test]
 async fn a_token_s_end_is_the_stream_s_end() {
-    let server = Server::start().await;
+    let server = TwoApps::start().await;
     let token = token_for("shop", json!({"sub": "ann"}), 4);
     let mut stream = server.stream(&format!("/v1/events?channel=user:1&app=shop&token={token}")).await;
     stream.expect("subscribed").await;
@@ -25,7 +28,7 @@ async fn a_token_s_end_is_the_stream_s_end() {
 
 #[tokio::test]
 async fn a_drain_tells_each_stream_when_to_come_back_and_ends_it() {
-    let mut server = Server::with(|config| config.shutdown.drain = Span(Duration::from_secs(1))).await;
+    let server = TwoApps::with(|config| config.shutdown.drain = Span(Duration::from_secs(1))).await;
     let mut streams = Vec::new();
     for _ in 0..5 {
         let mut stream = server.stream("/v1/events?channel=room:1&app=shop").await;
@@ -48,7 +51,7 @@ async fn a_drain_tells_each_stream_when_to_come_back_and_ends_it() {
 
 #[tokio::test]
 async fn each_stream_takes_one_place_of_the_node_s() {
-    let server = Server::with(|config| config.limits.connections = 10).await;
+    let server = TwoApps::with(|config| config.limits.connections = 10).await;
     let mut streams = Vec::new();
     for _ in 0..10 {
         let mut stream = server.stream("/v1/events?channel=room:1&app=shop").await;
@@ -70,10 +73,10 @@ async fn each_stream_takes_one_place_of_the_node_s() {
 
 #[tokio::test]
 async fn plain_connections_of_all_shards_count_together() {
-    let server = Server::with(|config| (config.workers, config.limits.connections) = (2, 10)).await;
+    let server = TwoApps::with(|config| (config.workers, config.limits.connections) = (2, 10)).await;
     let mut held = Vec::new();
     for _ in 0..40 {
-        let mut socket = tokio::net::TcpStream::connect(server.address).await.unwrap();
+        let mut socket = tokio::net::TcpStream::connect(server.address()).await.unwrap();
         socket.write_all(b"GET /healthz HTTP/1.1\r\nHost: fanwire\r\n\r\n").await.unwrap();
         let mut status = [0; 12];
         within("a status", socket.read_exact(&mut status)).await.unwrap();
@@ -86,7 +89,7 @@ async fn plain_connections_of_all_shards_count_together() {
 
 #[tokio::test]
 async fn a_quiet_stream_is_kept_alive_by_comments() {
-    let server = Server::with(|config| config.connection.ping = Span(Duration::from_secs(1))).await;
+    let server = TwoApps::with(|config| config.connection.ping = Span(Duration::from_secs(1))).await;
     let mut stream = server.stream("/v1/events?channel=room:1&app=shop").await;
     stream.expect("subscribed").await;
     for _ in 0..3 {
@@ -97,7 +100,7 @@ async fn a_quiet_stream_is_kept_alive_by_comments() {
 
 #[tokio::test]
 async fn a_slow_reader_catches_up_from_history_and_holds_up_nobody() {
-    let server = Server::with(|config| config.connection.send_queue = ByteSize::kibibytes(64)).await;
+    let server = TwoApps::with(|config| config.connection.send_queue = ByteSize::kibibytes(64)).await;
     let mut slow = server.stream("/v1/events?channel=room:1&app=shop").await;
     let mut quick = server.stream("/v1/events?channel=room:1&app=shop").await;
     slow.expect("subscribed").await;
@@ -110,7 +113,7 @@ async fn a_slow_reader_catches_up_from_history_and_holds_up_nobody() {
     }
     let behind =
         |node: &fanwire::node::Node| node.hub().all_counters().map(|each| each.caught_behind.get()).sum::<usize>();
-    assert!(0 < behind(&server.node), "the slow one fell behind");
+    assert!(0 < behind(server.node()), "the slow one fell behind");
     for n in 0..100 {
         assert_eq!(slow.publication().await["n"], n);
     }
@@ -120,7 +123,7 @@ async fn a_slow_reader_catches_up_from_history_and_holds_up_nobody() {
 
 #[tokio::test]
 async fn a_slow_reader_is_cut_where_that_is_asked_for_and_resumes() {
-    let server = Server::with(|config| {
+    let server = TwoApps::with(|config| {
         config.connection.send_queue = ByteSize::kibibytes(64);
         config.connection.when_slow = WhenSlow::Disconnect;
     })

@@ -6,17 +6,20 @@
 
 mod child;
 mod client;
+mod events;
 mod http;
 mod raw;
 mod server;
 mod token;
+pub mod two_apps;
 
 use std::{sync::mpsc, time::Duration};
 
 pub use self::{
     child::ChildServer,
     client::{Client, Connecting},
-    http::{Answer, get, request},
+    events::EventStream,
+    http::{Answer, Call, exchange, get},
     raw::{Frame, Opcode, RawSocket, deflate, inflate, masked},
     server::TestServer,
     token::{SECRET, now, subscription, token, user},
