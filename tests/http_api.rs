@@ -140,6 +140,49 @@ async fn channels_are_listed_and_looked_at() {
 }
 
 #[tokio::test]
+async fn many_channels_are_listed_page_by_page_with_what_all_shards_and_no_other_app_know_of_them() {
+    const CHANNELS: usize = 120;
+    let name = |n: usize| format!("room:{n}");
+    let server = TwoApps::with(|config| config.limits.frames_per_connection = fanwire::config::Rate::NONE).await;
+    // The kernel spreads connections over the shards. Two connections are one user; each is in every nth channel.
+    let mut clients = Vec::new();
+    while clients.len() < 8 || server.node().hub().all_counters().any(|shard| shard.connections.get() < 2) {
+        let (nth, token) = (clients.len() % 8 + 1, token("shop", &format!("user{}", clients.len() / 2)));
+        let mut client = server.client("shop").token(&token).connect().await;
+        for n in (0..CHANNELS).step_by(nth) {
+            client.subscribe(&name(n)).await;
+        }
+        clients.push((client, nth));
+    }
+    let mut other = server.client("bank").connect().await;
+    other.subscribe("room:0").await;
+    other.subscribe("room:elsewhere").await;
+    let mut names: Vec<_> = (0..CHANNELS).collect();
+    names.sort_by_key(|n| name(*n));
+    let in_it =
+        |n: usize| clients.iter().enumerate().filter(move |(_, (_, nth))| n.is_multiple_of(*nth)).map(|(who, _)| who);
+    let expected: Vec<_> = names
+        .into_iter()
+        .map(|n| {
+            let users: std::collections::BTreeSet<_> = in_it(n).map(|who| who / 2).collect();
+            json!([name(n), in_it(n).count(), users.len()])
+        })
+        .collect();
+    for limit in [1000, CHANNELS, 50, 7, 1] {
+        let (mut listed, mut after) = (Vec::new(), String::new());
+        loop {
+            let path = format!("/v1/channels?prefix=room:&limit={limit}&after={after}");
+            let page = server.get(&path).key("shop-read").send().await.json()["channels"].as_array().unwrap().clone();
+            assert!(page.len() <= limit);
+            let Some(last) = page.last() else { break };
+            after = last["channel"].as_str().unwrap().to_owned();
+            listed.extend(page.iter().map(|each| json!([each["channel"], each["subscribers"], each["users"]])));
+        }
+        assert_eq!(listed, expected, "{limit} at a time");
+    }
+}
+
+#[tokio::test]
 async fn history_is_read_in_parts_and_dropped() {
     let server = TwoApps::start().await;
     for n in 1..=5 {
