@@ -259,6 +259,7 @@ async fn users_are_subscribed_unsubscribed_and_disconnected() {
     let asked = ask("subscribe", json!({"channels": ["room:1", "nobody:1"]})).await;
     assert_eq!((asked.status, asked.json()), (200, json!({"connections": 1})));
     assert_eq!(stream.expect("subscribed").await["channel"], "room:1");
+    assert_eq!(stream.expect("subscribed").await["channel"], "nobody:1");
     assert_eq!(ask("subscribe", json!({"channel": "nowhere:1"})).await.problem(), (404, "unknown_channel".into()));
     assert_eq!(ask("subscribe", json!({})).await.problem(), (400, "bad_request".into()));
     server.publish("shop", "room:1", json!("hello")).await;
@@ -269,7 +270,7 @@ async fn users_are_subscribed_unsubscribed_and_disconnected() {
     let connections = server.get("/v1/connections?user=ann%2F%C3%A9").key("shop-manage").send().await.json();
     let connection = &connections["connections"][0];
     assert_eq!((&connection["user"], &connection["node"]), (&json!("ann/é"), &json!("test-node")));
-    assert_eq!(connection["channels"], json!(["plain"]));
+    assert_eq!(connection["channels"], json!(["plain", "nobody:1"]));
     assert_eq!(
         server.get("/v1/connections?user=bob").key("shop-manage").send().await.json(),
         json!({"connections": []})
@@ -281,6 +282,44 @@ async fn users_are_subscribed_unsubscribed_and_disconnected() {
     assert!(stream.next_block().await.is_none());
     assert_eq!(ask("disconnect?code=nonsense", json!({})).await.problem().0, 400);
     assert_eq!(ask("disconnect", json!({})).await.json(), json!({"connections": 0}));
+}
+
+#[tokio::test]
+async fn what_a_server_subscribes_needs_no_right_of_the_user_s_now_or_later() {
+    let server = TwoApps::start().await;
+    let may = |channels: &[&str]| {
+        let allow = json!([{"channels": channels, "do": ["subscribe"]}]);
+        token_for("shop", json!({"sub": "ann", "allow": allow}), 600)
+    };
+    let mut ann = server.client("shop").token(&may(&["token:own", "token:shared"])).connect().await;
+    ann.subscribe("token:own").await;
+    ann.subscribe("token:shared").await;
+    // None of them is open to her by her token alone, but the one that she is in already.
+    let channels = ["nobody:1", "token:given", "token:shared"];
+    let body = json!({"channels": channels}).to_string();
+    let asked = server.post("/v1/users/ann/subscribe", body).key("shop-manage").send().await;
+    assert_eq!(asked.json(), json!({"connections": 1}));
+    for channel in &channels[..2] {
+        assert_eq!(ann.next_of("subscribed").await["channel"], *channel);
+    }
+    let members = server.get("/v1/channels/token%3Agiven/presence").key("shop-read").send().await.json();
+    assert_eq!(members["members"][0]["user"], "ann", "it is she who is there");
+    for (kind, channel) in [("publish", "nobody:1"), ("publish", "token:given"), ("history", "token:given")] {
+        let command = json!({"type": kind, "channel": channel, "data": 1});
+        assert_eq!(ann.refused(command).await, "forbidden", "{kind} in {channel} is not given with it");
+    }
+    // A new token without any right ends what was hers, and not what the server made or asked for.
+    ann.expect("authenticated", json!({"type": "auth", "token": may(&[])})).await;
+    let frames = ann.until_quiet().await;
+    assert_eq!(frames.len(), 1, "{frames:?}");
+    assert_eq!((&frames[0]["type"], &frames[0]["channel"]), (&json!("unsubscribed"), &json!("token:own")));
+    for channel in channels {
+        server.publish("shop", channel, json!(channel)).await;
+        assert_eq!(ann.next_publication().await, channel);
+    }
+    // She may leave all the same.
+    ann.expect("unsubscribed", json!({"type": "unsubscribe", "channel": "nobody:1"})).await;
+    assert_eq!(ann.refused(json!({"type": "subscribe", "channel": "nobody:1"})).await, "forbidden");
 }
 
 #[tokio::test]

@@ -212,6 +212,11 @@ impl Session {
         }
     }
 
+    /// The application's servers, where they ask for something on this connection's behalf.
+    fn server_for_client(&self) -> Caller<'_> {
+        Caller { app: &self.app.id, kind: CallerKind::ServerFor { identity: self.state.identity.as_deref() } }
+    }
+
     // Commands.
 
     async fn authenticate(&mut self, token: &str) -> Result<Reply, Failure> {
@@ -273,7 +278,8 @@ impl Session {
         };
         let (name, channel) = (subscribe.channel, begun.channel.clone());
         let is_member = begun.is_member;
-        self.state.subscriptions.push(Held { name: name.clone(), channel, granted, expires, is_member });
+        let held = Held { name: name.clone(), channel, by_server: false, granted, expires, is_member };
+        self.state.subscriptions.push(held);
         self.set_alarm();
         self.reply(id, &Reply::Subscribed(begun.subscribed.clone()));
         let lived = self.node.go_live(&self.connection, begun).await;
@@ -352,25 +358,23 @@ impl Session {
     }
 
     async fn subscribe_by_server(&mut self, name: ChannelName) -> Flow {
-        if self.state.held(&name).is_some() {
+        if let Some(held) = self.state.held_mut(&name) {
+            // From here on it is theirs: it does not end with the client's right or token.
+            (held.by_server, held.expires) = (true, None);
             return Ok(());
         }
         let subscribe = Subscribe { channel: name.clone(), token: None, start: Start::Live, presence: false };
         let info = self.state.identity.as_ref().and_then(|identity| identity.info.clone());
-        let identity = self.state.identity.clone();
-        let granted = Some(Actions::default().with(crate::domain::Action::Subscribe));
-        let caller = Caller {
-            app: &self.app.id,
-            kind: CallerKind::Client { identity: identity.as_deref(), connection: Some(self.connection.id()), granted },
-        };
-        match self.node.subscribe(&caller, &self.connection, &subscribe, info).await {
+        match self.node.subscribe(&self.server_for_client(), &self.connection, &subscribe, info).await {
             Err(refusal) => {
                 debug!(connection = %self.connection.id(), %refusal, "could not subscribe for the application");
                 Ok(())
             }
             Ok(begun) => {
                 let (channel, is_member) = (begun.channel.clone(), begun.is_member);
-                self.state.subscriptions.push(Held { name: name.clone(), channel, granted, expires: None, is_member });
+                let (granted, expires) = (None, None);
+                let held = Held { name: name.clone(), channel, by_server: true, granted, expires, is_member };
+                self.state.subscriptions.push(held);
                 self.push(&Push::Subscribed(begun.subscribed.clone()));
                 let lived = self.node.go_live(&self.connection, begun).await;
                 self.unless_lost(&name, lived).await
@@ -405,7 +409,8 @@ impl Session {
 
     async fn drop_what_is_not_allowed_any_more(&mut self) {
         let refused = |held: &Held| {
-            let refusal = self.node.may_stay(&self.caller(held.granted), &held.name).err()?;
+            let caller = if held.by_server { self.server_for_client() } else { self.caller(held.granted) };
+            let refusal = self.node.may_stay(&caller, &held.name).err()?;
             Some((held.name.clone(), refusal))
         };
         let refused: Vec<_> = self.state.subscriptions.iter().filter_map(refused).collect();

@@ -31,6 +31,8 @@ pub(super) struct State {
 pub(super) struct Held {
     pub name: ChannelName,
     pub channel: Channel,
+    /// Whether the application's servers made it: then the client's own rights do not count.
+    pub by_server: bool,
     /// What a subscription token allows there.
     pub granted: Option<Actions>,
     /// When that ends, in seconds since 1970.
@@ -91,6 +93,10 @@ impl State {
 
     pub fn held(&self, name: &ChannelName) -> Option<&Held> {
         self.subscriptions.iter().find(|held| held.name == *name)
+    }
+
+    pub fn held_mut(&mut self, name: &ChannelName) -> Option<&mut Held> {
+        self.subscriptions.iter_mut().find(|held| held.name == *name)
     }
 
     pub fn granted(&self, name: &ChannelName) -> Option<Actions> {
