@@ -4,6 +4,7 @@ import { afterEach, beforeEach, test } from 'node:test';
 import { WebSocket } from 'ws';
 import { Fanwire, FanwireError, backoff, verdict } from '../../static/fanwire.js';
 import { FakeServer, token, until } from './support/fake-server.mjs';
+import { listen, watch } from './support/story.mjs';
 
 let server;
 let clients = [];
@@ -20,20 +21,9 @@ afterEach(async () => {
 const QUICK = { backoff: { first: 10, longest: 50 } };
 
 function connect(options = {}) {
-  const client = new Fanwire(server.url, { WebSocket, ...QUICK, ...options });
-  client.states = [];
-  client.addEventListener('state', ({ detail }) => client.states.push(detail.state));
+  const client = watch(new Fanwire(server.url, { WebSocket, ...QUICK, ...options }));
   clients.push(client);
   return client;
-}
-
-/** Subscribes and writes down the data of every message and every gap. */
-function listen(client, channel, options = {}) {
-  const subscription = client.subscribe(channel, options);
-  subscription.seen = [];
-  subscription.addEventListener('message', ({ detail }) => subscription.seen.push(detail.data));
-  subscription.addEventListener('gap', () => subscription.seen.push('gap'));
-  return subscription;
 }
 
 const connected = (client) => until(() => client.state === 'connected', 'a connection');

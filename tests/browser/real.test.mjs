@@ -6,6 +6,7 @@ import { Fanwire } from '../../static/fanwire.js';
 import { until } from './support/fake-server.mjs';
 import { Proxy } from './support/proxy.mjs';
 import { Server, freeAddress } from './support/server.mjs';
+import { listen, watch } from './support/story.mjs';
 import { WITH_TOKENS, sign } from './support/token.mjs';
 
 let server;
@@ -28,19 +29,9 @@ after(async () => {
 const freshChannel = () => `room:real-${++channels}`;
 
 function connect(url, options = {}) {
-  const client = new Fanwire(url, { WebSocket, backoff: { first: 50, longest: 200 }, ...options });
-  client.states = [];
-  client.addEventListener('state', ({ detail }) => client.states.push(detail.state));
+  const client = watch(new Fanwire(url, { WebSocket, backoff: { first: 50, longest: 200 }, ...options }));
   open.push(client);
   return client;
-}
-
-function listen(client, channel, options = {}) {
-  const subscription = client.subscribe(channel, options);
-  subscription.seen = [];
-  subscription.addEventListener('message', ({ detail }) => subscription.seen.push(detail.data));
-  subscription.addEventListener('gap', () => subscription.seen.push('gap'));
-  return subscription;
 }
 
 async function cable(url) {
@@ -49,8 +40,7 @@ async function cable(url) {
   return proxy;
 }
 
-const seen = (subscription, count) =>
-  until(() => subscription.seen.length >= count, `${count} messages`);
+const seen = (subscription, count) => until(() => subscription.seen.length >= count, `${count} messages`);
 const connected = (client) => until(() => client.state === 'connected', 'a connection');
 
 for (const transports of [['websocket'], ['sse']]) {
