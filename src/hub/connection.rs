@@ -11,7 +11,7 @@ use std::{
     rc::{Rc, Weak},
     sync::Arc,
     task::{Poll, Waker},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use bytes::Bytes;
@@ -40,7 +40,10 @@ pub struct Connection {
     control: RefCell<Vec<Control>>,
     flags: Cell<u16>,
     pub(super) check_at: Cell<u32>,
+    /// 0: none is set.
     pub(super) alarm_at: Cell<u32>,
+    /// Means something while `TIMED` is set.
+    pub(super) message_at: Cell<u32>,
     started: Instant,
     frames_sent: Cell<u64>,
     bytes_sent: Cell<u64>,
@@ -85,6 +88,8 @@ pub enum Wake {
     Readable,
     /// The time asked for with [`Connection::wake_after`] has come.
     Alarm,
+    /// The time of [`Connection::time_message`] is over.
+    Overdue,
     /// [`Connection::next_control`] has something.
     Control,
     /// The send queue is empty again and some subscriptions are behind.
@@ -148,6 +153,8 @@ const CAUGHT_UP: u16 = 1 << 9;
 const CLOSED: u16 = 1 << 10;
 const LATE: u16 = 1 << 11;
 const ENDING: u16 = 1 << 12;
+const TIMED: u16 = 1 << 13;
+const OVERDUE: u16 = 1 << 14;
 
 impl Connection {
     pub(super) fn new(id: ConnectionId, app: AppId, shard: &Rc<Shard>, format: Format, socket: Socket) -> Self {
@@ -166,6 +173,7 @@ impl Connection {
             flags: Cell::new(0),
             check_at: Cell::new(0),
             alarm_at: Cell::new(0),
+            message_at: Cell::new(0),
             started: Instant::now(),
             frames_sent: Cell::new(0),
             bytes_sent: Cell::new(0),
@@ -205,6 +213,11 @@ impl Connection {
     /// Its user, if it has one.
     pub fn user(&self) -> Option<UserId> {
         self.identity.borrow().as_ref().map(|identity| identity.user.clone())
+    }
+
+    /// For how long its token still counts; `None` where it does not end.
+    pub fn token_left(&self) -> Option<Duration> {
+        self.identity.borrow().as_ref()?.expires.map(until)
     }
 
     /// Says who it is.
@@ -428,6 +441,11 @@ impl Connection {
     pub fn make_room_for_last_word(&self) {
         self.queue.borrow_mut().keep_begun();
         self.take(SLOW);
+        self.make_room_in_kernel();
+    }
+
+    /// Makes room in the kernel for all that waits now, and a last word besides.
+    fn make_room_in_kernel(&self) {
         let Socket::Tcp(socket) = &self.socket else { return };
         let socket = socket2::SockRef::from(socket);
         // The kernel sizes the buffer for a peer that reads; what is left of a large frame may not fit into that.
@@ -435,6 +453,13 @@ impl Connection {
         if let Err(error) = socket.set_tcp_notsent_lowat(u32::MAX).and(socket.set_send_buffer_size(room)) {
             tracing::debug!(connection = %self.id, %error, "the last word may not leave");
         }
+    }
+
+    /// Gives up on a peer that did not take what waits: drops it, but for a frame that is out in part and the last one, the
+    /// close, which the kernel keeps for when the peer reads again.
+    pub fn leave_last_word(&self) {
+        self.queue.borrow_mut().keep_ends();
+        self.make_room_in_kernel();
     }
 
     /// Completes once nothing waits, or the socket is broken.
@@ -457,8 +482,8 @@ impl Connection {
     pub async fn drained_to(self: &Rc<Self>, bytes: usize) -> Result<(), Gone> {
         self.uncork();
         poll_fn(|context| {
-            if self.has(BROKEN | SLOW | SILENT | CLOSED | ENDING) {
-                return Poll::Ready(Err(Gone));
+            if let Err(gone) = self.goes_on() {
+                return Poll::Ready(Err(gone));
             }
             if self.queued_bytes() <= bytes {
                 return Poll::Ready(Ok(()));
@@ -467,6 +492,29 @@ impl Connection {
             Poll::Pending
         })
         .await
+    }
+
+    /// Whether there is any use in sending more. To be asked by whoever has much to say: it hears of nothing else until it
+    /// is through.
+    ///
+    /// # Errors
+    /// [`Gone`]: the connection is to end; the next [`Connection::wake`] says why.
+    pub fn goes_on(&self) -> Result<(), Gone> {
+        if self.has(BROKEN | SLOW | SILENT | CLOSED | ENDING) {
+            return Err(Gone);
+        }
+        if !self.has(ALARM) {
+            return Ok(());
+        }
+        match self.token_left() {
+            Some(Duration::ZERO) => Err(Gone),
+            // It rang for something else, or up to a tick early; what it rang for is done once the task is back.
+            Some(left) if self.alarm_at.get() == 0 => {
+                self.wake_after(left);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
     }
 
     // Hearing.
@@ -504,6 +552,9 @@ impl Connection {
         }
         if self.take(ALARM) {
             return Some(Wake::Alarm);
+        }
+        if self.take(OVERDUE) {
+            return Some(Wake::Overdue);
         }
         self.take(CAUGHT_UP).then_some(Wake::CaughtUp)
     }
@@ -559,6 +610,7 @@ impl Connection {
     }
 
     pub(super) fn ring(&self) {
+        self.alarm_at.set(0);
         self.signal(ALARM);
     }
 
@@ -567,6 +619,25 @@ impl Connection {
     pub fn wake_after(&self, delay: Duration) {
         let shard = self.shard();
         self.alarm_at.set(shard.schedule_anew(self.slot.get(), delay.min(MAX_ALARM), self.alarm_at.get()));
+    }
+
+    /// Gives the message that the client has begun this much time from now on: it is over with [`Wake::Overdue`].
+    pub fn time_message(&self, most: Duration) {
+        self.take(OVERDUE);
+        self.set(TIMED);
+        self.message_at.set(self.shard().schedule_anew(self.slot.get(), most, self.message_at.get()));
+    }
+
+    /// Stops the time of a message, and says how much was left of it; `None`: none is under way.
+    pub fn stop_message_time(&self) -> Option<Duration> {
+        self.take(OVERDUE);
+        self.take(TIMED).then(|| self.shard().time_until(self.message_at.get()))
+    }
+
+    pub(super) fn message_is_due(&self) {
+        if self.take(TIMED) {
+            self.signal(OVERDUE);
+        }
     }
 
     /// Has the connection's task end it.
@@ -610,6 +681,12 @@ impl Connection {
         self.set(CLOSED);
         self.wake_writer();
     }
+}
+
+/// How long until a token that ends at `expires`, in seconds since 1970, counts no more.
+pub fn until(expires: u64) -> Duration {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Duration::from_secs(expires).saturating_sub(now)
 }
 
 #[cfg(test)]

@@ -160,6 +160,7 @@ impl Return<'_> {
 
     /// Waits while more than half of what may wait in the send queue is waiting.
     async fn wait_for_room(&self) -> Result<(), Gone> {
+        self.connection.goes_on()?;
         let half = self.connection.shard().limits().send_queue / 2;
         match self.connection.queued_bytes() <= half {
             true => Ok(()),

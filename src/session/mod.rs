@@ -14,14 +14,14 @@ use std::{
 
 use tracing::{debug, info};
 
-use self::state::{Held, State, until};
+use self::state::{Held, State};
 use crate::{
     domain::{
         Actions, ChannelName, Command, CommandId, DisconnectReason, ErrorCode, HistoryQuery, Identity, Payload,
         Publish, Push, Refusal, Reply, Request, Start, Subscribe, Welcome,
     },
     gateway::App,
-    hub::{Connection, Control, End, Wake},
+    hub::{Connection, Control, End, Wake, until},
     node::{Caller, CallerKind, Lost, Node},
     protocol::Codec,
     telemetry::Transport,
@@ -153,13 +153,13 @@ impl Session {
         self.answer(id.as_ref(), result)
     }
 
-    /// Does what the hub woke the connection for. [`Wake::Readable`] is the transport's affair.
+    /// Does what the hub woke the connection for. [`Wake::Readable`] and [`Wake::Overdue`] are the transport's affair.
     ///
     /// # Errors
     /// The conversation is over.
     pub async fn woken(&mut self, wake: Wake) -> Flow {
         match wake {
-            Wake::Readable => Ok(()),
+            Wake::Readable | Wake::Overdue => Ok(()),
             Wake::Alarm => self.token_ended().await,
             Wake::Control => match self.connection.next_control() {
                 Some(control) => self.control(control).await,
@@ -389,10 +389,10 @@ impl Session {
     }
 
     async fn token_ended(&mut self) -> Flow {
-        let ended = |expires: u64| until(expires).is_zero();
-        if self.state.identity.as_ref().and_then(|identity| identity.expires).is_some_and(ended) {
+        if self.connection.token_left().is_some_and(|left| left.is_zero()) {
             return self.disconnect(DisconnectReason::TokenExpired);
         }
+        let ended = |expires: u64| until(expires).is_zero();
         let over = self.state.subscriptions.iter().filter(|held| held.expires.is_some_and(ended));
         let over: Vec<_> = over.map(|held| held.name.clone()).collect();
         for name in over {
