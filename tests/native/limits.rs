@@ -133,8 +133,8 @@ async fn limits_change_without_losing_a_connection() {
     server.connect("ann").await;
 }
 
-/// How long a message may take, and what the clock may be late.
-const MESSAGE_TIME: std::ops::Range<Duration> = Duration::from_millis(9_900)..Duration::from_millis(12_000);
+/// How long a message may take, and what the clock and a busy machine may be late.
+const MESSAGE_TIME: std::ops::Range<Duration> = Duration::from_millis(9_900)..Duration::from_millis(14_000);
 /// A text message that goes on, and the frame that ends it.
 const TEXT: u8 = Opcode::Text as u8;
 const END: u8 = 0x80 | Opcode::Continuation as u8;
