@@ -24,7 +24,7 @@ pub use self::{
 use super::{send_queue::SendQueue, shard::Shard, subscription::Subscription};
 use crate::domain::{AppId, ConnectionId, Format, Identity, UserId};
 
-/// One connection's slot. At most 300 bytes.
+/// One connection's slot. At most 304 bytes: with the two counts of its `Rc` that fills the allocator's class of 320.
 pub struct Connection {
     id: ConnectionId,
     app: AppId,
@@ -212,6 +212,6 @@ mod tests {
 
     #[test]
     fn a_connection_is_small() {
-        assert!(size_of::<Connection>() <= 300, "{} bytes", size_of::<Connection>());
+        assert!(size_of::<Connection>() <= 304, "{} bytes", size_of::<Connection>());
     }
 }
