@@ -7,6 +7,7 @@ mod broker_contract;
 mod cli;
 mod docs;
 mod http_api;
+mod log;
 mod native;
 mod recovery;
 mod shutdown;

@@ -2,13 +2,14 @@
 
 use std::{
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use crate::{
     config::Rate,
     domain::{Actions, Channel, ChannelName, Identity},
     gateway::TokenBucket,
+    hub::until,
 };
 
 /// How often a session may break limits before it is ended: more often than a client that subscribes to all it may in
@@ -109,10 +110,4 @@ impl State {
         let ends = self.subscriptions.iter().filter_map(|held| held.expires);
         ends.chain(own).min().map(until)
     }
-}
-
-/// How long until a token that ends at `expires`, in seconds since 1970, counts no more.
-pub(super) fn until(expires: u64) -> Duration {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Duration::from_secs(expires).saturating_sub(now)
 }

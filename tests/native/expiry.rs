@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use fanwire::config::{ByteSize, HistoryConfig, NamespaceConfig, Rate, Span};
 use serde_json::json;
 
 use crate::support::{TestServer, now, token, user};
@@ -129,4 +130,37 @@ async fn the_end_of_a_subscription_token_ends_its_subscription_alone() {
     assert_eq!(ann.next_publication().await, "lives");
     let late = json!({ "type": "subscribe", "channel": "token:1", "token": own });
     assert_eq!(ann.refused(late).await, "token_expired");
+}
+
+#[tokio::test]
+async fn the_end_of_a_token_ends_a_reader_that_stalled_while_it_was_caught_up() {
+    let server = TestServer::with(|config| {
+        config.connection.send_queue = ByteSize(64 << 10);
+        config.limits.frames_per_connection = Rate::NONE;
+        let history = Some(HistoryConfig { size: 10_000, ttl: Span(Duration::from_secs(3600)) });
+        let chat = config.namespaces["chat"].clone();
+        config.namespaces.insert("kept".into(), NamespaceConfig { history, ..chat });
+    })
+    .await;
+    let mut bob = server.connect("bob").await;
+    let (count, filling) = (8000, "x".repeat(1000));
+    let first = bob.publish("kept:1", json!([0])).await;
+    for n in 1..count {
+        bob.send(&json!({ "type": "publish", "channel": "kept:1", "data": [n, filling] })).await;
+    }
+    bob.expect("pong", json!({ "type": "ping" })).await;
+    let expires = now() + 3;
+    let mut ann = server.client().token(&until("ann", expires)).receive_buffer(4096).connect().await;
+    ann.send(&json!({
+        "type": "subscribe", "channel": "kept:1", "after": { "epoch": first["epoch"], "offset": 1 },
+    }))
+    .await;
+    server.until("the stalled one to be ended", |node| node.hub().connections() == 1).await;
+    let at = now();
+    assert!(expires <= at && at <= expires + 2, "ended at {at}, the token at {expires}");
+    // Nobody waits for a reader for ever: by now what was queued is thrown away, and the kernel has the last word.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let ended = ann.ended().await;
+    assert_eq!((ended.code, ended.reason.as_str()), (Some(4200), "token_expired"));
+    assert!(ended.frames.len() < count, "it stalled in the middle of the catch-up");
 }

@@ -1,11 +1,19 @@
 //! Rates, and what happens to who does not keep to them.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use fanwire::config::Rate;
+use fanwire::config::{ByteSize, HistoryConfig, NamespaceConfig, Rate, Span};
 use serde_json::{Value, json};
+use tokio::time::{sleep, sleep_until};
+use tokio_tungstenite::tungstenite::{
+    Message,
+    protocol::frame::{
+        Frame,
+        coding::{Data, OpCode},
+    },
+};
 
-use crate::support::{TestServer, within};
+use crate::support::{Client, Opcode, RawSocket, TestServer, masked, within};
 
 fn rate(text: &str) -> Rate {
     text.parse().unwrap()
@@ -128,4 +136,125 @@ async fn limits_change_without_losing_a_connection() {
     let wrong = server.reload(|config| config.apps[0].tokens.algorithms = vec!["none".into()]).await;
     assert!(wrong.is_err());
     server.connect("ann").await;
+}
+
+/// How long a message may take, and what the clock and a busy machine may be late.
+const MESSAGE_TIME: std::ops::Range<Duration> = Duration::from_millis(9_900)..Duration::from_millis(14_000);
+/// A text message that goes on, and the frame that ends it.
+const TEXT: u8 = Opcode::Text as u8;
+const END: u8 = 0x80 | Opcode::Continuation as u8;
+
+/// The server's close frame for a message that did not end in time, after pings and pongs.
+async fn is_cut_off(socket: &mut RawSocket, since: Instant) {
+    let close = loop {
+        let frame = socket.next_frame().await;
+        if frame.opcode() == Opcode::Close as u8 {
+            break frame;
+        }
+    };
+    let took = since.elapsed();
+    assert_eq!((close.close_code(), &close.payload[2..]), (Some(1008), &b"message took too long"[..]));
+    assert!(MESSAGE_TIME.contains(&took), "it took {took:?}");
+}
+
+/// Sends pieces a second apart until the server cuts it off.
+async fn drip(server: &TestServer, pieces: impl Iterator<Item = Vec<u8>>) {
+    let mut socket = server.raw_websocket().await;
+    let since = Instant::now();
+    for piece in pieces.take(10) {
+        socket.send(&piece).await;
+        sleep(Duration::from_secs(1)).await;
+    }
+    is_cut_off(&mut socket, since).await;
+}
+
+/// Says part of something and nothing more.
+async fn fall_silent(server: &TestServer, bytes: Vec<u8>) {
+    let mut socket = server.raw_websocket().await;
+    let since = Instant::now();
+    socket.send(&bytes).await;
+    is_cut_off(&mut socket, since).await;
+}
+
+/// Two messages in a row, each within its time, both together not.
+async fn take_time_for_each(server: &TestServer) {
+    let mut socket = server.raw_websocket().await;
+    let (begin, end) = (masked(TEXT, br#"{"type":"ping","#), masked(END, br#""id":1}"#));
+    let start = tokio::time::Instant::now();
+    socket.send(&begin).await;
+    sleep_until(start + Duration::from_secs(7)).await;
+    socket.send(&[&end[..], &begin[..]].concat()).await;
+    assert_eq!(socket.next_json().await["type"], "pong");
+    sleep_until(start + Duration::from_secs(14)).await;
+    socket.send(&end).await;
+    assert_eq!(socket.next_json().await["type"], "pong");
+}
+
+#[tokio::test]
+async fn a_message_has_ten_seconds_from_its_first_byte_to_its_last() {
+    // No pings of the server's in between.
+    let server = TestServer::with(|config| config.connection.ping = Span(Duration::from_secs(60))).await;
+    let one_byte_each = masked(0x80 | TEXT, &[b' '; 30]).into_iter().map(|byte| vec![byte]);
+    let with_pings = (0..).map(|n| match n {
+        0 => masked(TEXT, b"{"),
+        _ => [masked(Opcode::Continuation as u8, b" "), masked(0x80 | Opcode::Ping as u8, b"")].concat(),
+    });
+    tokio::join!(
+        drip(&server, one_byte_each),
+        drip(&server, with_pings),
+        fall_silent(&server, masked(TEXT, b"{")),
+        fall_silent(&server, masked(0x80 | TEXT, b"{}")[..3].to_vec()),
+        fall_silent(&server, masked(0x80 | Opcode::Ping as u8, b"ping")[..8].to_vec()),
+        take_time_for_each(&server),
+    );
+    let figures: usize = server.node().hub().all_counters().map(|counters| counters.violations.get()).sum();
+    assert_eq!(figures, 5);
+}
+
+/// A piece of a message, by a client that reads and writes as a library does.
+async fn send_piece(client: &mut Client, text: &'static str, opcode: Data, is_last: bool) {
+    client.send_message(Message::Frame(Frame::message(text, OpCode::Data(opcode), is_last))).await;
+}
+
+/// While the server waits for a slow reader it reads nothing, so the time of what the reader has begun stands still.
+#[tokio::test]
+async fn a_reader_that_the_server_waits_for_has_no_message_held_against_it() {
+    let server = TestServer::with(|config| {
+        config.connection.send_queue = ByteSize(64 << 10);
+        config.limits.frames_per_connection = Rate::NONE;
+        let history = Some(HistoryConfig { size: 20_000, ttl: Span(Duration::from_secs(3600)) });
+        let chat = config.namespaces["chat"].clone();
+        config.namespaces.insert("kept".into(), NamespaceConfig { history, ..chat });
+    })
+    .await;
+    let mut behind = server.client().user("behind").receive_buffer(4096).connect().await;
+    behind.subscribe("kept:1").await;
+    let mut bob = server.connect("bob").await;
+    let (count, filling) = (8000, "x".repeat(1000));
+    for n in 0..count {
+        bob.send(&json!({ "type": "publish", "channel": "kept:1", "data": [n, filling] })).await;
+    }
+    bob.expect("pong", json!({ "type": "ping" })).await;
+    // One is behind and will be caught up, the other asks for much; both have begun to say something.
+    send_piece(&mut behind, r#"{"type":"ping","#, Data::Text, false).await;
+    let mut greedy = server.client().user("greedy").receive_buffer(4096).connect().await;
+    for _ in 0..40 {
+        greedy.send(&json!({ "type": "history", "channel": "kept:1", "limit": 1000 })).await;
+    }
+    send_piece(&mut greedy, r#"{"type":"ping","#, Data::Text, false).await;
+    for n in 0..1000 {
+        assert_eq!(behind.next_publication().await[0], n);
+    }
+    sleep(MESSAGE_TIME.end).await;
+    for n in 1000..count {
+        assert_eq!(behind.next_publication().await[0], n);
+    }
+    for client in [&mut behind, &mut greedy] {
+        send_piece(client, r#""id":1}"#, Data::Continue, true).await;
+        assert_eq!(client.next_of("pong").await["id"], 1);
+    }
+    assert!(
+        0 < server.node().hub().all_counters().map(|each| each.caught_behind.get()).sum::<usize>(),
+        "one was behind"
+    );
 }
