@@ -1,8 +1,8 @@
 //! A chaos proxy: passes bytes between clients and a target, and does to them what networks do.
 //!
 //! What it does is changed while connections are open, and all of them feel it at once: [`ChaosProxy::delay`],
-//! [`ChaosProxy::limit`], [`ChaosProxy::chop`], [`ChaosProxy::hold`], [`ChaosProxy::swallow`]; [`ChaosProxy::heal`] ends
-//! all that. [`ChaosProxy::cut`], [`ChaosProxy::reset`] and [`ChaosProxy::half_close`] happen to those that are open
+//! [`ChaosProxy::limit`], [`ChaosProxy::chop`], [`ChaosProxy::hold`], [`ChaosProxy::swallow`]; [`ChaosProxy::heal`]
+//! ends all that. [`ChaosProxy::cut`], [`ChaosProxy::reset`] and [`ChaosProxy::half_close`] happen to those that are open
 //! then. A byte's way: `take` reads it and says when it is due, `give` writes it when it is.
 
 use std::{
@@ -558,6 +558,8 @@ mod tests {
     #[tokio::test]
     async fn a_dead_target_refuses_and_one_that_moved_is_found() {
         let (proxy, mut client) = start().await;
+        // What it has not accepted yet would be refused too.
+        round_trip(&mut client, b"hello").await;
         proxy.refuse().await;
         let refused = TcpStream::connect(proxy.address()).await.unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
