@@ -4,6 +4,7 @@
 //! Nothing sleeps to wait: every wait is for a fact, has a deadline ([`within`]), and says what was awaited and what came
 //! instead. Start at [`TestServer`], then [`Client`].
 
+pub mod checker;
 mod child;
 mod client;
 mod http;
