@@ -7,6 +7,7 @@
 pub mod checker;
 mod child;
 mod client;
+pub mod fleet;
 mod http;
 pub mod port;
 pub mod proxy;

@@ -87,9 +87,10 @@ impl Publishing {
         self.write(|attempt| attempt.connection = Some(connection));
     }
 
-    /// It was sent and not answered, and may be sent again.
+    /// It was sent and not answered, and may be sent again: when it comes in is anybody's guess.
     pub fn unanswered(&mut self) {
         self.unanswered = true;
+        self.write(|attempt| attempt.connection = None);
     }
 
     /// It is in.
