@@ -2,8 +2,9 @@
 //! through whichever of them live.
 //!
 //! Start at [`Fleet::start`], then [`crowd::Crowd::gather`]. What is done to nodes is done here: killed, told to end,
-//! stopped, started anew. What is done to Redis and to the network is done with [`super::redis`] and [`super::proxy`]; a
-//! node is led through a proxy by giving it the proxy's address.
+//! stopped, started anew; what happens between it and its clients is done with its [`Fleet::front`]. What happens to
+//! Redis and on the way there is done with [`super::redis`] and [`super::proxy`]: a node is led through a proxy by giving
+//! it the proxy's address.
 
 pub mod crowd;
 mod link;
@@ -21,7 +22,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{Answer, ChildServer, DEADLINE, get};
+use super::{Answer, ChildServer, DEADLINE, get, proxy::ChaosProxy};
 
 /// Nodes, and where they are. Dropping it kills them.
 pub struct Fleet {
@@ -33,6 +34,8 @@ struct Node {
     config: String,
     /// The process; none where it has been killed or has ended.
     server: Option<ChildServer>,
+    /// What clients come through.
+    front: ChaosProxy,
 }
 
 impl Fleet {
@@ -42,7 +45,9 @@ impl Fleet {
     pub async fn start(broker_urls: &[String]) -> Self {
         let mut fleet = Self { nodes: Vec::new(), directory: Directory::default() };
         for (n, url) in broker_urls.iter().enumerate() {
-            fleet.nodes.push(Node { config: configuration(n, url), server: None });
+            // Where it leads is known when the node has started.
+            let front = ChaosProxy::to(SocketAddr::from(([127, 0, 0, 1], 1))).await;
+            fleet.nodes.push(Node { config: configuration(n, url), server: None, front });
             fleet.directory.write(|addresses| addresses.push(None));
             fleet.restart(n).await;
         }
@@ -77,6 +82,11 @@ impl Fleet {
         get(self.server(n).address(), path).await
     }
 
+    /// What clients come through to a node.
+    pub fn front(&self, n: usize) -> &ChaosProxy {
+        &self.nodes[n].front
+    }
+
     /// Kills a node as a crash would.
     pub fn kill(&mut self, n: usize) {
         self.directory.set(n, None);
@@ -108,8 +118,10 @@ impl Fleet {
         self.kill(n);
         let config = self.nodes[n].config.clone();
         let server = spawn_blocking(move || ChildServer::start(&config)).await.expect("the node starts");
-        self.directory.set(n, Some(server.address()));
-        self.nodes[n].server = Some(server);
+        let node = &mut self.nodes[n];
+        node.front.aim(server.address());
+        self.directory.set(n, Some(node.front.address()));
+        node.server = Some(server);
     }
 
     /// Completes once a node says that it is ready.
