@@ -10,7 +10,11 @@ STAGES ?= tools format lint licences rust doc release autobahn browser fuzz load
 # Seconds for each fuzz target.
 FUZZ_SECONDS ?= 20
 
-.PHONY: run test tools format lint licences rust doc release autobahn browser fuzz load
+# Seconds for each test of `make soak`, and its seed; by default one at random, which is printed.
+SECONDS ?= 600
+SEED ?=
+
+.PHONY: run test tools format lint licences rust doc release autobahn browser fuzz load soak
 
 run:
 	cargo run --release --locked
@@ -60,3 +64,7 @@ fuzz:
 load: release
 	target/release/examples/loadtest fan-out --turns 1 --seconds 3 --warm-up 1
 	target/release/examples/loadtest many-to-many --turns 1 --seconds 3 --warm-up 1 --only server
+
+# Faults at random, for long. Not part of `make test`, which has the same for seconds, with fixed seeds.
+soak:
+	FANWIRE_CHAOS_SECONDS=$(SECONDS) FANWIRE_SEED=$(SEED) cargo test --locked --test main chaos:: -- --nocapture --test-threads 1

@@ -4,6 +4,7 @@
 
 mod architecture;
 mod broker_contract;
+mod chaos;
 mod cli;
 mod docs;
 mod http_api;

@@ -4,9 +4,11 @@
 //! Nothing sleeps to wait: every wait is for a fact, has a deadline ([`within`]), and says what was awaited and what came
 //! instead. Start at [`TestServer`], then [`Client`].
 
+pub mod checker;
 mod child;
 mod client;
 mod events;
+pub mod fleet;
 mod http;
 pub mod port;
 pub mod proxy;

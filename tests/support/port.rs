@@ -1,8 +1,8 @@
 //! Ports for servers that are told which one to use, and that come back on the same one after they were killed.
 //!
 //! A port found by binding 0 is only free until somebody else gets it, and while a killed server is away any outgoing
-//! connection of this machine may. So these lie below the kernel's range for such connections, and each is claimed, over
-//! all processes that run these tests, by a UDP socket of the same number: it is given back whatever happens to us.
+//! connection of this machine may. So these lie below the kernel's range for such connections, and each is claimed,
+//! over all processes that run these tests, by a UDP socket of the same number: it is given back whatever happens to us.
 
 use std::net::{TcpListener, UdpSocket};
 

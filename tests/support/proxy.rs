@@ -1,8 +1,8 @@
 //! A chaos proxy: passes bytes between clients and a target, and does to them what networks do.
 //!
 //! What it does is changed while connections are open, and all of them feel it at once: [`ChaosProxy::delay`],
-//! [`ChaosProxy::limit`], [`ChaosProxy::chop`], [`ChaosProxy::hold`], [`ChaosProxy::swallow`]; [`ChaosProxy::heal`] ends
-//! all that. [`ChaosProxy::cut`], [`ChaosProxy::reset`] and [`ChaosProxy::half_close`] happen to those that are open
+//! [`ChaosProxy::limit`], [`ChaosProxy::chop`], [`ChaosProxy::hold`], [`ChaosProxy::swallow`]; [`ChaosProxy::heal`]
+//! ends all that. [`ChaosProxy::cut`], [`ChaosProxy::reset`] and [`ChaosProxy::half_close`] happen to those that are open
 //! then. A byte's way: `take` reads it and says when it is due, `give` writes it when it is.
 
 use std::{
@@ -16,7 +16,6 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use rand::Rng;
 use socket2::SockRef;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -139,7 +138,8 @@ impl ChaosProxy {
         self.change(ways, |toxics| toxics.hold = true);
     }
 
-    /// Bytes on these ways vanish. What a connection that has lost some is good for afterwards is its own affair.
+    /// Bytes on these ways vanish. No network does this to a connection that then goes on: end it with
+    /// [`ChaosProxy::reset`], after which nothing passes that was not lost.
     pub fn swallow(&self, ways: &[Way]) {
         self.change(ways, |toxics| toxics.swallow = true);
     }
@@ -266,8 +266,8 @@ async fn connect(mut client: TcpStream, mut orders: watch::Receiver<Orders>, _co
     }
     let end = {
         let ((from_client, to_client), (from_target, to_target)) = (client.split(), target.split());
-        let up = pass(from_client, to_target, Way::ToTarget, orders.clone());
-        let down = pass(from_target, to_client, Way::ToClient, orders.clone());
+        let up = pass(from_client, to_target, Passage::new(Way::ToTarget, &orders, ends));
+        let down = pass(from_target, to_client, Passage::new(Way::ToClient, &orders, ends));
         tokio::select! {
             passed = async { tokio::try_join!(up, down) } => match passed {
                 Ok(_) => return,
@@ -299,38 +299,66 @@ async fn finish(socket: &mut TcpStream) {
     let _ = timeout(Duration::from_secs(2), finishing).await;
 }
 
+/// One way of one connection.
+#[derive(Clone)]
+struct Passage {
+    way: Way,
+    orders: watch::Receiver<Orders>,
+    /// How many times connections had been ended, and this way closed, when this one was opened.
+    ends: u64,
+    half_closes: u64,
+}
+
+impl Passage {
+    fn new(way: Way, orders: &watch::Receiver<Orders>, ends: u64) -> Self {
+        let half_closes = orders.borrow().half_closes[way as usize];
+        Self { way, orders: orders.clone(), ends, half_closes }
+    }
+
+    /// Completes when something may pass, and says what is to be done to it. After the connection's end it never does.
+    async fn open(&mut self) -> Toxics {
+        let (way, ends) = (self.way as usize, self.ends);
+        let open = self.orders.wait_for(|orders| orders.ends == ends && !orders.ways[way].hold).await;
+        match open.map(|orders| orders.ways[way]) {
+            Ok(toxics) => toxics,
+            // The proxy itself has ended, and this task does so too.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Completes when this way is closed by order.
+    async fn closed(&mut self) {
+        let (way, half_closes) = (self.way as usize, self.half_closes);
+        let _ = self.orders.wait_for(|orders| orders.half_closes[way] != half_closes).await;
+    }
+}
+
 /// Passes bytes one way until their end, which it passes on, or until one side is broken.
-async fn pass(from: ReadHalf<'_>, to: WriteHalf<'_>, way: Way, orders: watch::Receiver<Orders>) -> io::Result<()> {
+async fn pass(from: ReadHalf<'_>, to: WriteHalf<'_>, passage: Passage) -> io::Result<()> {
     let (tx, rx) = queue::channel(ON_THE_WAY);
-    tokio::try_join!(take(from, tx, way, orders.clone()), give(to, rx, way, orders)).map(drop)
+    tokio::try_join!(take(from, tx, passage.clone()), give(to, rx, passage)).map(drop)
 }
 
 /// Reads, and says when what was read is due.
-async fn take(
-    mut from: ReadHalf<'_>,
-    tx: queue::Sender<(Instant, Bytes)>,
-    way: Way,
-    mut orders: watch::Receiver<Orders>,
-) -> io::Result<()> {
-    let half_closes = orders.borrow().half_closes[way as usize];
+async fn take(mut from: ReadHalf<'_>, tx: queue::Sender<(Instant, Bytes)>, mut passage: Passage) -> io::Result<()> {
     let mut due = Instant::now();
     loop {
         let mut bytes = BytesMut::with_capacity(16 * 1024);
         let read = tokio::select! {
             read = from.read_buf(&mut bytes) => read,
-            _ = orders.wait_for(|orders| orders.half_closes[way as usize] != half_closes) => Ok(0),
+            () = passage.closed() => Ok(0),
         };
         match read {
             Ok(0) => return Ok(()),
             Ok(_) => {}
             Err(error) => {
                 // A reset passes no network that is down either.
-                let _ = orders.wait_for(|orders| !orders.ways[way as usize].hold).await;
+                passage.open().await;
                 return Err(error);
             }
         }
-        let Toxics { delay, jitter, .. } = orders.borrow().ways[way as usize];
-        let late = delay + jitter.mul_f64(rand::rng().random());
+        let Toxics { delay, jitter, .. } = passage.orders.borrow().ways[passage.way as usize];
+        let late = delay + jitter.mul_f64(rand::random());
         due = due.max(Instant::now() + late);
         if tx.send((due, bytes.freeze())).await.is_err() {
             return Ok(());
@@ -342,29 +370,24 @@ async fn take(
 async fn give(
     mut to: WriteHalf<'_>,
     mut rx: queue::Receiver<(Instant, Bytes)>,
-    way: Way,
-    mut orders: watch::Receiver<Orders>,
+    mut passage: Passage,
 ) -> io::Result<()> {
     // When the next byte may be written if there is a limit.
     let mut next = Instant::now();
     while let Some((due, mut bytes)) = rx.recv().await {
         sleep_until(due).await;
         while !bytes.is_empty() {
-            let Ok(toxics) =
-                orders.wait_for(|orders| !orders.ways[way as usize].hold).await.map(|orders| orders.ways[way as usize])
-            else {
-                return Ok(());
-            };
+            let toxics = passage.open().await;
             // A fiftieth of a second's bytes at a time.
             let most = toxics.bytes_per_second.map_or(usize::MAX, |limit| (limit / 50).max(1));
             let most = if toxics.chop { 1 } else { most };
             let piece = bytes.split_to(bytes.len().min(most));
+            if toxics.swallow {
+                continue;
+            }
             if let Some(limit) = toxics.bytes_per_second {
                 sleep_until(next).await;
                 next = Instant::now() + Duration::from_secs_f64(piece.len() as f64 / limit as f64);
-            }
-            if toxics.swallow {
-                continue;
             }
             to.write_all(&piece).await?;
             if toxics.chop {
@@ -372,7 +395,7 @@ async fn give(
             }
         }
     }
-    let _ = orders.wait_for(|orders| !orders.ways[way as usize].hold).await;
+    passage.open().await;
     to.shutdown().await
 }
 
@@ -523,6 +546,13 @@ mod tests {
         assert!(is_silent(&mut client).await);
         proxy.heal().await;
         round_trip(&mut client, b"hello").await;
+        proxy.swallow(&BOTH);
+        client.write_all(b"lost").await.unwrap();
+        proxy.reset();
+        proxy.heal().await;
+        // The client has not noticed yet.
+        let _ = client.write_all(b"and what follows").await;
+        assert_eq!(end(&mut client).await, Err(io::ErrorKind::ConnectionReset));
     }
 
     #[tokio::test]
@@ -558,6 +588,8 @@ mod tests {
     #[tokio::test]
     async fn a_dead_target_refuses_and_one_that_moved_is_found() {
         let (proxy, mut client) = start().await;
+        // What it has not accepted yet would be refused too.
+        round_trip(&mut client, b"hello").await;
         proxy.refuse().await;
         let refused = TcpStream::connect(proxy.address()).await.unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);

@@ -114,9 +114,11 @@ impl RedisCluster {
         for master in &self.masters {
             loop {
                 let slots = master.ask(&["CLUSTER", "SLOTS"]).await.expect("it answers");
-                let named = slots.several().iter().map(Reply::several).any(|range| {
-                    let between = |at: i64| matches!(range[..2], [Reply::Integer(first), Reply::Integer(last)] if (first..=last).contains(&at));
-                    between(slot.into()) && range[2].several()[1] == Reply::Integer(port)
+                let named = slots.several().iter().map(Reply::several).any(|range| match range {
+                    [Reply::Integer(first), Reply::Integer(last), master, ..] => {
+                        (*first..=*last).contains(&slot.into()) && master.several()[1] == Reply::Integer(port)
+                    }
+                    _ => false,
                 });
                 if named {
                     break;
