@@ -6,6 +6,7 @@ mod architecture;
 mod broker_contract;
 mod chaos;
 mod cli;
+mod cluster;
 mod docs;
 mod http_api;
 mod log;
