@@ -43,12 +43,16 @@ impl Sockets {
         let mut addresses = Vec::new();
         for wanted in &config.listen {
             let failed = |source| RunError::Listen { address: wanted.to_string(), source };
-            // Bound alone first: with a shared port the kernel would let a second server take half of our clients.
-            let alone = listener(*wanted, false).map_err(failed)?;
-            let address = alone.local_addr().map_err(failed)?;
-            drop(alone);
-            for listeners in &mut per_shard {
-                listeners.push(listener(address, true).map_err(failed)?);
+            // Bound alone first: with a shared port the kernel would let a second server take half of our clients. Of its
+            // own choice it gives nobody a port that somebody has, shared or not; and somebody could take it in between.
+            if wanted.port() != 0 {
+                drop(listener(*wanted, false).map_err(failed)?);
+            }
+            let first = listener(*wanted, true).map_err(failed)?;
+            let address = first.local_addr().map_err(failed)?;
+            let others = (1..shards).map(|_| listener(address, true));
+            for (listeners, socket) in per_shard.iter_mut().zip(std::iter::once(Ok(first)).chain(others)) {
+                listeners.push(socket.map_err(failed)?);
             }
             addresses.push(address);
         }
