@@ -71,7 +71,7 @@ async fn what_is_published_on_one_node_arrives_on_every_other() {
         }
     }
     let history = bob.expect("history", json!({ "type": "history", "channel": "chat:1" })).await;
-    assert_eq!(history["publications"].as_array().unwrap().len(), 1);
+    assert_eq!(history["messages"].as_array().unwrap().len(), 1);
     let members = ann.expect("presence", json!({ "type": "presence", "channel": "chat:1" })).await;
     let users: Vec<_> = members["members"].as_array().unwrap().iter().map(|member| &member["user"]).collect();
     assert_eq!(users, ["ann", "bob"]);

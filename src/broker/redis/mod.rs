@@ -156,7 +156,7 @@ impl Broker for RedisBroker {
         async move {
             let Some(heard) = heard else { return Ok(()) };
             let listening = async {
-                self.server.live_within(LISTEN / 2).await?;
+                self.server.known().await?;
                 heard.await.map_err(|_| BrokerError::Unanswered)
             };
             let listened = tokio::time::timeout(LISTEN, listening).await.unwrap_or(Err(BrokerError::Unanswered));
