@@ -67,11 +67,6 @@ impl Workload {
     pub fn subscribers(&self) -> usize {
         (self.channels + self.plain_channels) * self.subscribers
     }
-
-    /// How many of them are in channels with history.
-    pub fn positioned(&self) -> usize {
-        self.channels * self.subscribers
-    }
 }
 
 /// Everybody, at work until [`Crowd::disperse`].
