@@ -133,7 +133,7 @@ impl Dialogue for Echo {
             Wake::End(End::Broken) => Err(Ending::Gone),
             Wake::End(End::Slow) => Err(Ending::Disconnect(DisconnectReason::Slow)),
             Wake::End(End::Silent) => Err(Ending::Disconnect(DisconnectReason::PingTimeout)),
-            Wake::Readable | Wake::Alarm | Wake::Control | Wake::CaughtUp => Ok(()),
+            Wake::Readable | Wake::Alarm | Wake::Overdue | Wake::Control | Wake::CaughtUp => Ok(()),
         }
     }
 

@@ -25,6 +25,6 @@ fn main() -> ExitCode {
 }
 
 fn serve_until_told(serve: &Serve) -> Result<(), Box<dyn std::error::Error>> {
-    telemetry::start(&serve.config.log)?;
-    Ok(app::run(serve.config.clone(), &serve.sources)?)
+    let log = telemetry::start(&serve.config.log)?;
+    Ok(app::run(serve.config.clone(), &serve.sources, &log)?)
 }

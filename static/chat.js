@@ -320,15 +320,16 @@ class Room {
   typing(on) {
     if (on && Date.now() - this.typingAt < TYPING_EVERY) return;
     if (!on && this.typingAt === 0) return;
-    this.typingAt = on ? Date.now() : 0;
-    this.#moment('typing', { on });
+    const said = this.#moment('typing', { on });
+    this.typingAt = on && said ? Date.now() : 0;
   }
 
-  /** Of the moment: not repeated, not waited for, and nobody minds if it is lost. */
+  /** Of the moment: not repeated, not waited for, and nobody minds if it is lost. False where it cannot be said now. */
   #moment(event, facts) {
-    if (client.state !== 'connected' || this.moments.state !== 'subscribed') return;
+    if (client.state !== 'connected' || this.moments.state !== 'subscribed') return false;
     const data = { ...facts, by: me.id, name: ownName(), user: client.user, connection: client.connection };
     this.moments.publish(data, { event, echo: false, deadline: 3000 }).catch(() => {});
+    return true;
   }
 
   send(text) {

@@ -366,7 +366,6 @@ export class Fanwire extends EventTarget {
   #welcomed(frame) {
     if (this.#link.transport === 'websocket') this.#socketEver = true;
     else this.#streamEver = true;
-    this.#socketFailures = 0;
     this.#welcome = frame;
     this.#error = null;
     this.#timers.set('stable', this.#settings.stableAfter, () => {
@@ -1029,6 +1028,7 @@ class StreamLink {
 
   async #run() {
     this.#stream?.abort();
+    for (const name of ['open', 'silence']) this.#timers.clear(name);
     if (this.#channels.size === 0) return;
     const stream = (this.#stream = new AbortController());
     const url = this.#url('v1/events');

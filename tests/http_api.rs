@@ -7,11 +7,11 @@ mod tenants;
 
 use serde_json::{Value, json};
 
-use crate::plain::{Server, token, token_for};
+use crate::support::two_apps::{TwoApps, token, token_for};
 
 #[tokio::test]
 async fn a_server_publishes_and_a_client_reads_the_same_bytes() {
-    let server = Server::start().await;
+    let server = TwoApps::start().await;
     let mut stream = server.stream("/v1/channels/room%3A1/events?app=shop").await;
     stream.expect("subscribed").await;
     let data = r#"{"n":9007199254740993,"b":1,"a":2,"a":3, "s":"\u00e9\n", "f":1.0e400,"deep":[[[]]]}"#;
@@ -29,7 +29,7 @@ async fn a_server_publishes_and_a_client_reads_the_same_bytes() {
 
 #[tokio::test]
 async fn several_channels_are_done_or_refused_one_by_one() {
-    let server = Server::start().await;
+    let server = TwoApps::start().await;
     let body = json!({"channels": ["room:1", "shop:1", "plain", "a b"], "data": 1}).to_string();
     let answer = server.post("/v1/publish", body).key("shop-publish").send().await;
     assert_eq!(answer.status, 200);
@@ -42,7 +42,7 @@ async fn several_channels_are_done_or_refused_one_by_one() {
 
 #[tokio::test]
 async fn a_batch_is_done_in_order_and_one_bad_publication_spoils_no_other() {
-    let server = Server::start().await;
+    let server = TwoApps::start().await;
     let mut publications: Vec<Value> = (0..100).map(|n| json!({"channel": "room:1", "data": n})).collect();
     publications[10] = json!({"channel": "room:1"});
     publications[20] = json!({"channel": "nowhere:1", "data": 20});
@@ -72,7 +72,7 @@ async fn a_batch_is_done_in_order_and_one_bad_publication_spoils_no_other() {
 
 #[tokio::test]
 async fn a_retry_with_the_same_key_is_stored_once() {
-    let server = Server::start().await;
+    let server = TwoApps::start().await;
     let call = |key: &str| {
         server.post("/v1/publish", json!({"channel": "room:1", "data": 1, "key": "order-1"}).to_string()).key(key)
     };
@@ -91,7 +91,7 @@ async fn a_retry_with_the_same_key_is_stored_once() {
 
 #[tokio::test]
 async fn an_excluded_connection_does_not_get_it() {
-    let server = Server::start().await;
+    let server = TwoApps::start().await;
     let mut first = server.stream("/v1/channels/room%3A1/events?app=shop").await;
     first.expect("subscribed").await;
     let connections = server.get("/v1/connections").key("shop-manage").send().await.json();
@@ -108,7 +108,7 @@ async fn an_excluded_connection_does_not_get_it() {
 
 #[tokio::test]
 async fn channels_are_listed_and_looked_at() {
-    let server = Server::start().await;
+    let server = TwoApps::start().await;
     let ann = token("shop", "ann");
     let mut streams = Vec::new();
     for path in ["/v1/events?channel=room:1&channel=room:2", "/v1/events?channel=room:1", "/v1/events?channel=other"] {
@@ -140,8 +140,51 @@ async fn channels_are_listed_and_looked_at() {
 }
 
 #[tokio::test]
+async fn many_channels_are_listed_page_by_page_with_what_all_shards_and_no_other_app_know_of_them() {
+    const CHANNELS: usize = 120;
+    let name = |n: usize| format!("room:{n}");
+    let server = TwoApps::with(|config| config.limits.frames_per_connection = fanwire::config::Rate::NONE).await;
+    // The kernel spreads connections over the shards. Two connections are one user; each is in every nth channel.
+    let mut clients = Vec::new();
+    while clients.len() < 8 || server.node().hub().all_counters().any(|shard| shard.connections.get() < 2) {
+        let (nth, token) = (clients.len() % 8 + 1, token("shop", &format!("user{}", clients.len() / 2)));
+        let mut client = server.client("shop").token(&token).connect().await;
+        for n in (0..CHANNELS).step_by(nth) {
+            client.subscribe(&name(n)).await;
+        }
+        clients.push((client, nth));
+    }
+    let mut other = server.client("bank").connect().await;
+    other.subscribe("room:0").await;
+    other.subscribe("room:elsewhere").await;
+    let mut names: Vec<_> = (0..CHANNELS).collect();
+    names.sort_by_key(|n| name(*n));
+    let in_it =
+        |n: usize| clients.iter().enumerate().filter(move |(_, (_, nth))| n.is_multiple_of(*nth)).map(|(who, _)| who);
+    let expected: Vec<_> = names
+        .into_iter()
+        .map(|n| {
+            let users: std::collections::BTreeSet<_> = in_it(n).map(|who| who / 2).collect();
+            json!([name(n), in_it(n).count(), users.len()])
+        })
+        .collect();
+    for limit in [1000, CHANNELS, 50, 7, 1] {
+        let (mut listed, mut after) = (Vec::new(), String::new());
+        loop {
+            let path = format!("/v1/channels?prefix=room:&limit={limit}&after={after}");
+            let page = server.get(&path).key("shop-read").send().await.json()["channels"].as_array().unwrap().clone();
+            assert!(page.len() <= limit);
+            let Some(last) = page.last() else { break };
+            after = last["channel"].as_str().unwrap().to_owned();
+            listed.extend(page.iter().map(|each| json!([each["channel"], each["subscribers"], each["users"]])));
+        }
+        assert_eq!(listed, expected, "{limit} at a time");
+    }
+}
+
+#[tokio::test]
 async fn history_is_read_in_parts_and_dropped() {
-    let server = Server::start().await;
+    let server = TwoApps::start().await;
     for n in 1..=5 {
         server.publish("shop", "room:1", json!(n)).await;
     }
@@ -179,7 +222,7 @@ async fn history_is_read_in_parts_and_dropped() {
 
 #[tokio::test]
 async fn members_are_listed_to_servers_and_to_clients_that_may_know() {
-    let server = Server::start().await;
+    let server = TwoApps::start().await;
     let ann = token_for(
         "shop",
         json!({"sub": "ann", "info": {"name": "Ann"}, "allow": [{"channels": ["token:1"], "do": ["subscribe", "presence"]}]}),
@@ -206,7 +249,7 @@ async fn members_are_listed_to_servers_and_to_clients_that_may_know() {
 
 #[tokio::test]
 async fn users_are_subscribed_unsubscribed_and_disconnected() {
-    let server = Server::start().await;
+    let server = TwoApps::start().await;
     let ann = token("shop", "ann/é");
     let mut stream = server.stream(&format!("/v1/events?channel=plain&app=shop&token={ann}")).await;
     stream.expect("subscribed").await;
@@ -216,6 +259,7 @@ async fn users_are_subscribed_unsubscribed_and_disconnected() {
     let asked = ask("subscribe", json!({"channels": ["room:1", "nobody:1"]})).await;
     assert_eq!((asked.status, asked.json()), (200, json!({"connections": 1})));
     assert_eq!(stream.expect("subscribed").await["channel"], "room:1");
+    assert_eq!(stream.expect("subscribed").await["channel"], "nobody:1");
     assert_eq!(ask("subscribe", json!({"channel": "nowhere:1"})).await.problem(), (404, "unknown_channel".into()));
     assert_eq!(ask("subscribe", json!({})).await.problem(), (400, "bad_request".into()));
     server.publish("shop", "room:1", json!("hello")).await;
@@ -226,7 +270,7 @@ async fn users_are_subscribed_unsubscribed_and_disconnected() {
     let connections = server.get("/v1/connections?user=ann%2F%C3%A9").key("shop-manage").send().await.json();
     let connection = &connections["connections"][0];
     assert_eq!((&connection["user"], &connection["node"]), (&json!("ann/é"), &json!("test-node")));
-    assert_eq!(connection["channels"], json!(["plain"]));
+    assert_eq!(connection["channels"], json!(["plain", "nobody:1"]));
     assert_eq!(
         server.get("/v1/connections?user=bob").key("shop-manage").send().await.json(),
         json!({"connections": []})
@@ -241,8 +285,46 @@ async fn users_are_subscribed_unsubscribed_and_disconnected() {
 }
 
 #[tokio::test]
+async fn what_a_server_subscribes_needs_no_right_of_the_user_s_now_or_later() {
+    let server = TwoApps::start().await;
+    let may = |channels: &[&str]| {
+        let allow = json!([{"channels": channels, "do": ["subscribe"]}]);
+        token_for("shop", json!({"sub": "ann", "allow": allow}), 600)
+    };
+    let mut ann = server.client("shop").token(&may(&["token:own", "token:shared"])).connect().await;
+    ann.subscribe("token:own").await;
+    ann.subscribe("token:shared").await;
+    // None of them is open to her by her token alone, but the one that she is in already.
+    let channels = ["nobody:1", "token:given", "token:shared"];
+    let body = json!({"channels": channels}).to_string();
+    let asked = server.post("/v1/users/ann/subscribe", body).key("shop-manage").send().await;
+    assert_eq!(asked.json(), json!({"connections": 1}));
+    for channel in &channels[..2] {
+        assert_eq!(ann.next_of("subscribed").await["channel"], *channel);
+    }
+    let members = server.get("/v1/channels/token%3Agiven/presence").key("shop-read").send().await.json();
+    assert_eq!(members["members"][0]["user"], "ann", "it is she who is there");
+    for (kind, channel) in [("publish", "nobody:1"), ("publish", "token:given"), ("history", "token:given")] {
+        let command = json!({"type": kind, "channel": channel, "data": 1});
+        assert_eq!(ann.refused(command).await, "forbidden", "{kind} in {channel} is not given with it");
+    }
+    // A new token without any right ends what was hers, and not what the server made or asked for.
+    ann.expect("authenticated", json!({"type": "auth", "token": may(&[])})).await;
+    let frames = ann.until_quiet().await;
+    assert_eq!(frames.len(), 1, "{frames:?}");
+    assert_eq!((&frames[0]["type"], &frames[0]["channel"]), (&json!("unsubscribed"), &json!("token:own")));
+    for channel in channels {
+        server.publish("shop", channel, json!(channel)).await;
+        assert_eq!(ann.next_publication().await, channel);
+    }
+    // She may leave all the same.
+    ann.expect("unsubscribed", json!({"type": "unsubscribe", "channel": "nobody:1"})).await;
+    assert_eq!(ann.refused(json!({"type": "subscribe", "channel": "nobody:1"})).await, "forbidden");
+}
+
+#[tokio::test]
 async fn one_connection_is_ended() {
-    let server = Server::start().await;
+    let server = TwoApps::start().await;
     let mut stream = server.stream("/v1/events?channel=room:1&app=shop").await;
     stream.expect("subscribed").await;
     let connections = server.get("/v1/connections").key("shop-manage").send().await.json();
@@ -258,7 +340,7 @@ async fn one_connection_is_ended() {
 
 #[tokio::test]
 async fn nodes_are_listed() {
-    let server = Server::start().await;
+    let server = TwoApps::start().await;
     let nodes = server.get("/v1/nodes").key("shop-manage").send().await.json();
     let node = &nodes["nodes"][0];
     assert_eq!((&node["node"], &node["version"]), (&json!("test-node"), &json!(env!("CARGO_PKG_VERSION"))));
@@ -267,7 +349,7 @@ async fn nodes_are_listed() {
 
 #[tokio::test]
 async fn clients_publish_what_the_namespace_lets_them() {
-    let server = Server::start().await;
+    let server = TwoApps::start().await;
     let with = token("shop", "ann");
     let without = token_for("shop", json!({"sub": "bob"}), 600);
     let late = token_for("shop", json!({"sub": "ann"}), -5);
@@ -304,7 +386,7 @@ async fn clients_publish_what_the_namespace_lets_them() {
 
 #[tokio::test]
 async fn a_namespace_s_rate_holds_for_clients_that_call() {
-    let server = Server::with(|config| {
+    let server = TwoApps::with(|config| {
         config.namespaces.get_mut("room").unwrap().publish_rate = "2/60s".parse().unwrap();
     })
     .await;
@@ -326,15 +408,15 @@ async fn a_namespace_s_rate_holds_for_clients_that_call() {
 
 #[tokio::test]
 async fn in_development_mode_nobody_needs_a_key() {
-    let server = Server::development().await;
+    let server = TwoApps::development().await;
     let answer = server.post("/v1/publish", r#"{"channel":"room:1","data":"hi"}"#).send().await;
     assert_eq!((answer.status, &answer.json()["results"][0]["offset"]), (200, &json!(1)));
     assert_eq!(server.get("/v1/channels/room%3A1/history").send().await.json()["messages"][0]["data"], "hi");
     // A page whose name was made to point here (DNS rebinding) is told apart by its `Host`.
     let rebound = format!(
         "GET /v1/channels HTTP/1.1\r\nHost: evil.example:{}\r\nConnection: close\r\n\r\n",
-        server.address.port()
+        server.address().port()
     );
-    let refused = crate::plain::exchange(server.address, rebound.as_bytes()).await;
+    let refused = crate::support::exchange(server.address(), rebound.as_bytes()).await;
     assert_eq!(refused.problem(), (403, "forbidden".into()));
 }

@@ -5,12 +5,15 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::support::{ChildServer, Client, RawSocket};
+use crate::support::{ChildServer, Client, RawSocket, within};
+
+/// Less than the drain's grace of 5 s for sockets that stay open, and much for a process that has nothing to wait for.
+const AT_ONCE: Duration = Duration::from_secs(4);
 
 #[tokio::test]
 async fn everybody_is_told_to_come_back_elsewhere_and_when() {
     let mut server =
-        ChildServer::start("[shutdown]\ndrain = \"2s\"\n[namespace.chat]\nsubscribe = \"anyone\"\npublish = \"user\"");
+        ChildServer::start("[shutdown]\ndrain = \"6s\"\n[namespace.chat]\nsubscribe = \"anyone\"\npublish = \"user\"");
     let mut clients = Vec::new();
     for n in 0..20 {
         let mut client = server.connect(&format!("user{n}")).await;
@@ -36,12 +39,13 @@ async fn everybody_is_told_to_come_back_elsewhere_and_when() {
     delays.sort_by(f64::total_cmp);
     delays.dedup();
     assert!(10 < delays.len(), "each has a delay of its own: {delays:?}");
-    let half = ends.iter().filter(|(_, at)| *at < Duration::from_secs(1)).count();
-    assert!((5..=15).contains(&half), "{half} of 20 were told in the first half of the time");
+    let told = || ends.iter().map(|(_, at)| *at);
+    let spread = told().max().unwrap() - told().min().unwrap();
+    assert!(Duration::from_secs(2) < spread, "spread over 6 s, not over {spread:?}");
     let status = server.exit().await;
     assert!(status.success(), "{status}: {}", server.log());
     let took = started.elapsed();
-    assert!(took < Duration::from_secs(8), "{took:?}");
+    assert!(took < Duration::from_secs(20), "{took:?}");
 }
 
 #[tokio::test]
@@ -68,7 +72,7 @@ async fn a_server_without_clients_ends_at_once() {
         server.signal(signal);
         assert!(server.exit().await.success(), "{}", server.log());
         let took = started.elapsed();
-        assert!(took < Duration::from_secs(2), "{signal:?}: {took:?}");
+        assert!(took < AT_ONCE, "{signal:?}: {took:?}");
     }
 }
 
@@ -97,7 +101,7 @@ async fn a_request_under_way_is_answered_before_it_ends() {
     let answered = Instant::now();
     assert!(server.exit().await.success(), "{}", server.log());
     let took = answered.elapsed();
-    assert!(took < Duration::from_secs(2), "nothing is left to wait for: {took:?}");
+    assert!(took < AT_ONCE, "nothing is left to wait for: {took:?}");
 }
 
 #[tokio::test]
@@ -113,16 +117,17 @@ async fn idle_connections_do_not_hold_it_up() {
     server.signal(Signal::TERM);
     assert!(server.exit().await.success(), "{}", server.log());
     let took = started.elapsed();
-    assert!(took < Duration::from_secs(2), "{took:?}");
+    assert!(took < AT_ONCE, "{took:?}");
 }
 
 /// Completes once the listeners are closed.
 async fn refuses_connections(server: &ChildServer) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while tokio::net::TcpStream::connect(server.address()).await.is_ok() {
-        assert!(Instant::now() < deadline, "new connections are refused");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    within("new connections to be refused", async {
+        while tokio::net::TcpStream::connect(server.address()).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
 }
 
 #[tokio::test]

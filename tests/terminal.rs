@@ -2,7 +2,6 @@
 
 use std::{
     io::{BufRead, BufReader, Write},
-    path::PathBuf,
     process::{Child, ChildStdin, Command, Stdio},
     sync::mpsc::{Receiver, channel},
 };
@@ -20,7 +19,7 @@ struct Terminal {
 
 impl Terminal {
     fn open(url: &str) -> Self {
-        let mut child = Command::new(websocat())
+        let mut child = Command::new("websocat")
             .arg(url)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -60,17 +59,11 @@ impl Drop for Terminal {
     }
 }
 
-/// Where `make test` installs it, or wherever the shell finds it.
-fn websocat() -> PathBuf {
-    let own = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/bin/websocat"));
-    if own.exists() { own } else { "websocat".into() }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn two_people_talk_with_nothing_but_websocat() {
     assert!(
-        Command::new(websocat()).arg("--version").stdout(Stdio::null()).status().is_ok_and(|status| status.success()),
-        "websocat is missing: cargo install websocat --root target/tools"
+        Command::new("websocat").arg("--version").stdout(Stdio::null()).status().is_ok_and(|status| status.success()),
+        "websocat is missing: `make tools` brings it, and `make rust` finds it there"
     );
     let server = TestServer::development().await;
     let url = format!("ws://{}/v1/ws", server.address());

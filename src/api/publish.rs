@@ -23,67 +23,65 @@ const MAX_AT_ONCE: usize = 1000;
 /// How many are done before others on the same shard get their turn.
 const TURN: usize = 64;
 
-/// What to publish, and where.
-#[derive(Deserialize, ToSchema)]
-#[schema(as = Publish, examples(json!({
-    "channel": "room:1",
-    "event": "chat",
-    "data": {"text": "hi"},
-    "key": "order-17",
-    "tags": {"lang": "en"},
-})))]
-pub struct PublishRequest<'a> {
-    /// The channel; either this or `channels`.
-    #[serde(borrow, default)]
-    #[schema(value_type = String, required = false)]
-    channel: Option<Text<'a>>,
-    /// Several channels, at most 1000. Each is done or refused by itself, in order.
-    #[serde(borrow, default)]
-    #[schema(value_type = Vec<String>, required = false, max_items = 1000)]
-    channels: Option<Vec<Text<'a>>>,
-    /// The event's name, `message` if left out.
-    #[serde(borrow, default)]
-    #[schema(value_type = String, required = false, min_length = 1, max_length = 200)]
-    event: Option<Text<'a>>,
-    /// Any JSON; it reaches subscribers byte for byte.
-    #[serde(borrow, default, deserialize_with = "present")]
-    #[schema(value_type = serde_json::Value, required = true)]
-    data: Option<&'a RawValue>,
-    /// Idempotency key: within 5 minutes the same one in the same channel is stored once and acknowledged again.
-    #[serde(borrow, default)]
-    #[schema(value_type = String, required = false, min_length = 1, max_length = 64)]
-    key: Option<Text<'a>>,
-    /// Labels: a flat object of strings.
-    #[serde(borrow, default)]
-    #[schema(value_type = std::collections::BTreeMap<String, String>, required = false)]
-    tags: Option<&'a RawValue>,
-    /// A connection that does not get it.
-    #[serde(borrow, default)]
-    #[schema(value_type = String, required = false)]
-    exclude: Option<Text<'a>>,
+/// Defines a request that says what to publish: its own members first, then those that every such request has.
+///
+/// A macro, since `#[serde(flatten)]` would take the data through a buffer and could not keep its bytes.
+macro_rules! publish_request {
+    ($(#[$meta:meta])* $name:ident { $($own:tt)* }) => {
+        #[derive(Deserialize, ToSchema)]
+        $(#[$meta])*
+        pub struct $name<'a> {
+            $($own)*
+            /// The event's name, `message` if left out.
+            #[serde(borrow, default)]
+            #[schema(value_type = String, required = false, min_length = 1, max_length = 200)]
+            event: Option<Text<'a>>,
+            /// Any JSON; it reaches subscribers byte for byte.
+            #[serde(borrow, default, deserialize_with = "present")]
+            #[schema(value_type = serde_json::Value, required = true)]
+            data: Option<&'a RawValue>,
+            /// Idempotency key: within 5 minutes the same one in the same channel is stored once and acknowledged again.
+            /// Each user has its own; so have all servers of an app together.
+            #[serde(borrow, default)]
+            #[schema(value_type = String, required = false, min_length = 1, max_length = 64)]
+            key: Option<Text<'a>>,
+            /// Labels: a flat object of strings.
+            #[serde(borrow, default)]
+            #[schema(value_type = std::collections::BTreeMap<String, String>, required = false)]
+            tags: Option<&'a RawValue>,
+        }
+    };
 }
 
-/// What a client publishes; the channel stands in the path.
-#[derive(Deserialize, ToSchema)]
-#[schema(as = ClientPublish, examples(json!({"event": "chat", "data": {"text": "hi"}, "key": "m-17"})))]
-pub struct ClientPublishRequest<'a> {
-    /// The event's name, `message` if left out.
-    #[serde(borrow, default)]
-    #[schema(value_type = String, required = false, min_length = 1, max_length = 200)]
-    event: Option<Text<'a>>,
-    /// Any JSON; it reaches subscribers byte for byte.
-    #[serde(borrow, default, deserialize_with = "present")]
-    #[schema(value_type = serde_json::Value, required = true)]
-    data: Option<&'a RawValue>,
-    /// Idempotency key: within 5 minutes the same one by the same user in the same channel is stored once and acknowledged
-    /// again.
-    #[serde(borrow, default)]
-    #[schema(value_type = String, required = false, min_length = 1, max_length = 64)]
-    key: Option<Text<'a>>,
-    /// Labels: a flat object of strings.
-    #[serde(borrow, default)]
-    #[schema(value_type = std::collections::BTreeMap<String, String>, required = false)]
-    tags: Option<&'a RawValue>,
+publish_request! {
+    /// What to publish, and where.
+    #[schema(as = Publish, examples(json!({
+        "channel": "room:1",
+        "event": "chat",
+        "data": {"text": "hi"},
+        "key": "order-17",
+        "tags": {"lang": "en"},
+    })))]
+    PublishRequest {
+        /// The channel; either this or `channels`.
+        #[serde(borrow, default)]
+        #[schema(value_type = String, required = false)]
+        channel: Option<Text<'a>>,
+        /// Several channels, at most 1000. Each is done or refused by itself, in order.
+        #[serde(borrow, default)]
+        #[schema(value_type = Vec<String>, required = false, max_items = 1000)]
+        channels: Option<Vec<Text<'a>>>,
+        /// A connection that does not get it.
+        #[serde(borrow, default)]
+        #[schema(value_type = String, required = false)]
+        exclude: Option<Text<'a>>,
+    }
+}
+
+publish_request! {
+    /// What a client publishes; the channel stands in the path.
+    #[schema(as = ClientPublish, examples(json!({"event": "chat", "data": {"text": "hi"}, "key": "m-17"})))]
+    ClientPublishRequest {}
 }
 
 /// Many publications.

@@ -178,7 +178,7 @@ pub async fn disconnect_user(
 
 /// Subscribe a user
 ///
-/// All of the user's connections are subscribed, whether or not a token allows it.
+/// All of the user's connections are subscribed, whatever the token or the namespace allows the user.
 #[utoipa::path(
     post, path = "/v1/users/{user}/subscribe", tag = "Connections", operation_id = "subscribeUser",
     params(("user" = String, Path, description = "The user's id, percent-encoded.", example = "alice")),

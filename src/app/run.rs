@@ -6,33 +6,38 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, warn};
 
 use super::{App, RunError};
-use crate::config::{Config, Sources};
+use crate::{
+    config::{Config, Sources},
+    telemetry::Log,
+};
 
 /// Threads for slow work: fetching keys, metrics, signals.
 const BACKGROUND_THREADS: usize = 2;
 
-/// Serves with `config` until SIGTERM or SIGINT. `sources` is where a SIGHUP loads from.
+/// Serves with `config` until SIGTERM or SIGINT. `sources` is where a SIGHUP loads from; what `log` drops is among the
+/// metrics.
 ///
 /// # Errors
 /// The server could not start, or a second signal cut its drain short.
-pub fn run(config: Config, sources: &Sources) -> Result<(), RunError> {
+pub fn run(config: Config, sources: &Sources, log: &Log) -> Result<(), RunError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(BACKGROUND_THREADS)
         .thread_name("background")
         .enable_all()
         .build()?;
-    let ran = runtime.block_on(serve(config, sources));
+    let ran = runtime.block_on(serve(config, sources, log));
     runtime.shutdown_background();
     ran
 }
 
-async fn serve(config: Config, sources: &Sources) -> Result<(), RunError> {
+async fn serve(config: Config, sources: &Sources, log: &Log) -> Result<(), RunError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;
     let development = config.is_development();
     let tls = config.tls.is_some();
     let mut app = App::start(config).await?;
+    app.node().metrics().count_dropped_lines(log.dropped());
     greet(&app, development, tls);
     loop {
         tokio::select! {

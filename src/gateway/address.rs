@@ -202,7 +202,8 @@ mod tests {
         assert_eq!(client(AddressHeader::XForwardedFor, "10.0.0.1", &[("x-forwarded-for", &many)]), "10.0.0.2");
         let commas = ",".repeat(1 << 20);
         assert_eq!(client(AddressHeader::Forwarded, "10.0.0.1", &[("forwarded", &commas)]), "10.0.0.1");
-        assert!(began.elapsed().as_millis() < 500, "{:?}", began.elapsed());
+        // A step for each pair of hops would take minutes.
+        assert!(began.elapsed().as_secs() < 10, "{:?}", began.elapsed());
     }
 
     #[test]

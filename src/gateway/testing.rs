@@ -207,7 +207,7 @@ impl FakeServer {
     pub(super) async fn wait_for_requests(&self, count: usize) {
         let mut requests = self.requests.subscribe();
         let done = requests.wait_for(|requests| count <= *requests);
-        tokio::time::timeout(std::time::Duration::from_secs(10), done).await.expect("the requests came").unwrap();
+        tokio::time::timeout(std::time::Duration::from_secs(60), done).await.expect("the requests came").unwrap();
     }
 }
 

@@ -56,6 +56,8 @@ impl Collector for HubFigures {
         };
         let deliveries = self.sum(|counters| counters.deliveries.get());
         counter("deliveries", "Publications handed to connections", deliveries)?;
+        let violations = self.sum(|counters| counters.violations.get());
+        counter("protocol_violations", "Connections ended for what they sent", violations)?;
         self.slow(&mut encoder)?;
         self.delivery_time(encoder)
     }

@@ -103,7 +103,7 @@ async fn serve_connection(
     accepted: Accepted,
     router: Router,
     tls: Option<watch::Receiver<Arc<rustls::ServerConfig>>>,
-    mut closing: watch::Receiver<bool>,
+    closing: watch::Receiver<bool>,
 ) -> Result<(), ServeError> {
     socket.set_nodelay(true)?;
     let options = socket2::SockRef::from(&socket);
@@ -111,16 +111,25 @@ async fn serve_connection(
     options.set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
     match tls {
         None => serve_http(socket, accepted, router, closing).await,
-        Some(config) => {
-            let acceptor = tokio_rustls::TlsAcceptor::from(config.borrow().clone());
-            let stream = tokio::select! {
-                shaken = timeout(HEAD_DEADLINE, acceptor.accept(socket)) => shaken.map_err(|_| ServeError::SlowTls)??,
-                // Nothing was asked yet that would have to be answered.
-                _ = closing.wait_for(|closing| *closing) => return Err(ServeError::Closing),
-            };
-            serve_http(stream, accepted, router, closing).await
-        }
+        // Boxed: else every plain connection's task would be as large as an encrypted one's.
+        Some(config) => Box::pin(serve_tls(socket, accepted, router, config, closing)).await,
     }
+}
+
+async fn serve_tls(
+    socket: TcpStream,
+    accepted: Accepted,
+    router: Router,
+    config: watch::Receiver<Arc<rustls::ServerConfig>>,
+    mut closing: watch::Receiver<bool>,
+) -> Result<(), ServeError> {
+    let acceptor = tokio_rustls::TlsAcceptor::from(config.borrow().clone());
+    let stream = tokio::select! {
+        shaken = timeout(HEAD_DEADLINE, acceptor.accept(socket)) => shaken.map_err(|_| ServeError::SlowTls)??,
+        // Nothing was asked yet that would have to be answered.
+        _ = closing.wait_for(|closing| *closing) => return Err(ServeError::Closing),
+    };
+    serve_http(stream, accepted, router, closing).await
 }
 
 async fn serve_http<S>(

@@ -24,6 +24,8 @@ pub struct Counters {
     pub caught_behind: Figure,
     /// Connections that were ended for being slow.
     pub slow_disconnected: Figure,
+    /// Connections that were ended for what they sent: broken frames, and messages too large or too slow.
+    pub violations: Figure,
     /// How late the timer was at worst in the last minute, in µs.
     pub lag_micros: Figure,
 }

@@ -32,7 +32,7 @@ use tokio::sync::{
 
 pub use self::{
     channels::Local,
-    connection::{Connection, Control, End, Gone, Socket, Wake},
+    connection::{Connection, Control, End, Gone, Socket, Wake, until},
     counters::{Counters, Figure, Times},
     interest::{Interest, MAX_SHARDS},
     outgoing::Outgoing,

@@ -73,6 +73,15 @@ impl SendQueue {
         self.release_if_empty();
     }
 
+    /// The same, but keeps the last frame too.
+    pub fn keep_ends(&mut self) {
+        let (first, last) = (usize::from(self.begun), self.frames.len().saturating_sub(1));
+        if first < last {
+            self.frames.drain(first..last);
+        }
+        self.bytes = self.frames.iter().map(Bytes::len).sum();
+    }
+
     /// Throws away what waits.
     pub fn clear(&mut self) {
         *self = Self::default();
@@ -91,6 +100,28 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    /// What is left of three frames of which this many bytes are out.
+    fn left(out: usize, keep: impl Fn(&mut SendQueue)) -> Vec<u8> {
+        let mut queue = SendQueue::default();
+        [&b"one"[..], b"two", b"end"].into_iter().for_each(|frame| queue.push(Bytes::from_static(frame)));
+        queue.advance(out);
+        keep(&mut queue);
+        let mut left = Vec::new();
+        while let Some(frame) = queue.pop() {
+            left.extend_from_slice(&frame);
+        }
+        assert_eq!(queue.bytes(), 0);
+        left
+    }
+
+    #[test]
+    fn what_is_kept_of_a_stalled_queue_can_still_be_read() {
+        for (out, begun, ends) in [(0, "", "end"), (1, "ne", "neend"), (3, "", "end"), (7, "nd", "nd"), (9, "", "")] {
+            assert_eq!(left(out, SendQueue::keep_begun), begun.as_bytes(), "after {out} bytes");
+            assert_eq!(left(out, SendQueue::keep_ends), ends.as_bytes(), "after {out} bytes");
+        }
+    }
 
     proptest! {
         #[test]

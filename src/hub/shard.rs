@@ -174,6 +174,12 @@ impl Shard {
         }
     }
 
+    /// How long until a tick that is to come.
+    pub(super) fn time_until(&self, due: u32) -> Duration {
+        let wheel = self.wheel.borrow();
+        wheel.tick() * due.wrapping_sub(wheel.now())
+    }
+
     pub(super) fn schedule(&self, slot: u32, delay: Duration) -> u32 {
         self.wheel.borrow_mut().schedule(slot, delay)
     }
@@ -250,6 +256,9 @@ impl Shard {
                 let Some(connection) = connection else { continue };
                 if connection.alarm_at.get() == now {
                     connection.ring();
+                }
+                if connection.message_at.get() == now {
+                    connection.message_is_due();
                 }
                 if connection.check_at.get() == now {
                     self.check(&connection);

@@ -83,6 +83,12 @@ impl Connection {
         self.subscriptions.borrow().iter().map(|each| each.local.channel().clone()).collect()
     }
 
+    /// Whether a subscription gets joins and leaves.
+    pub fn watches(&self, channel: &Channel) -> bool {
+        let watches = |each: &mut Subscription, format| each.local.with(format, each.place, |each| each.watches);
+        self.with_subscription(channel, watches).flatten().unwrap_or(false)
+    }
+
     /// Notes which lifetime of a channel's numbering the client has been told of.
     pub fn tell_epoch(&self, channel: &Channel, epoch: Option<Epoch>) {
         self.with_subscription(channel, |each, _| each.epoch = epoch);

@@ -1,4 +1,4 @@
-//! One timer wheel per shard: pings, pongs, token ends.
+//! One timer wheel per shard: pings, pongs, token ends, messages that do not end.
 //!
 //! A turn of the wheel costs 0.07 µs per connection and 8 bytes; a timer per connection would cost ten times both.
 

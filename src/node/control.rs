@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -110,26 +111,21 @@ impl Node {
         after: &str,
         limit: usize,
     ) -> Result<Vec<(String, ChannelStats)>, Refusal> {
-        let (owner, prefix, after) = (app.clone(), prefix.to_owned(), after.to_owned());
+        let channels: Arc<[Channel]> = self.first_channels(app, prefix, after, limit).await.into();
+        let wanted = channels.clone();
         let gathered = self.hub.on_every_shard(move |shard| {
-            let mut channels = Vec::new();
-            shard.for_each_channel(|local| {
-                let channel = local.channel();
-                let name = channel.name();
-                if channel.app() == owner.as_str() && name.starts_with(&prefix) && *after < *name {
-                    channels.push((name.to_owned(), local.subscribers(), users(local)));
-                }
-            });
-            channels
+            let here = wanted.iter().enumerate().filter_map(|(at, channel)| Some((at, shard.channel(channel)?)));
+            here.map(|(at, local)| (at, local.subscribers(), users(&local))).collect::<Vec<_>>()
         });
-        let mut merged = BTreeMap::<String, (usize, HashSet<UserId>)>::new();
-        for (name, subscribers, users) in gathered.await.into_iter().flatten() {
-            let entry = merged.entry(name).or_default();
-            entry.0 += subscribers;
-            entry.1.extend(users);
+        // One that was left by everybody a moment ago stays, with nobody there: a page shorter than asked for is the last.
+        let mut counted = vec![(0, HashSet::new()); channels.len()];
+        for (at, subscribers, users) in gathered.await.into_iter().flatten() {
+            counted[at].0 += subscribers;
+            counted[at].1.extend(users);
         }
-        let mut stats = Vec::with_capacity(limit.min(merged.len()));
-        for (name, (subscribers, users)) in merged.into_iter().take(limit) {
+        let mut stats = Vec::with_capacity(channels.len());
+        for (channel, (subscribers, users)) in channels.iter().zip(counted) {
+            let name = channel.name().to_owned();
             let position = match name.parse() {
                 Ok(name) => self.top(app, &name).await?,
                 Err(_) => None,
@@ -137,6 +133,30 @@ impl Node {
             stats.push((name, ChannelStats { subscribers, users: users.len(), position }));
         }
         Ok(stats)
+    }
+
+    /// The first `limit` subscribed channels, by name. No shard keeps more than that, however many it goes through.
+    async fn first_channels(&self, app: &AppId, prefix: &str, after: &str, limit: usize) -> Vec<Channel> {
+        let (owner, prefix, after) = (app.clone(), prefix.to_owned(), after.to_owned());
+        let gathered = self.hub.on_every_shard(move |shard| {
+            let mut first = BTreeMap::<String, Channel>::new();
+            shard.for_each_channel(|local| {
+                let channel = local.channel();
+                let name = channel.name();
+                let wanted = channel.app() == owner.as_str() && name.starts_with(&prefix) && *after < *name;
+                let is_full = first.len() == limit;
+                if !wanted || is_full && first.last_key_value().is_none_or(|(last, _)| **last < *name) {
+                    return;
+                }
+                if is_full {
+                    first.pop_last();
+                }
+                first.insert(name.to_owned(), channel.clone());
+            });
+            first
+        });
+        let merged: BTreeMap<_, _> = gathered.await.into_iter().flatten().collect();
+        merged.into_values().take(limit).collect()
     }
 
     /// The newest position of a channel; `None` where no history is kept.

@@ -66,6 +66,11 @@ pub struct Caller<'a> {
 pub enum CallerKind<'a> {
     /// One of the application's servers, by API key: it may do everything in its app.
     Server,
+    /// The same, for a client: nothing is asked of the client's rights, but it is the client that others see.
+    ServerFor {
+        /// Who the client is; `None` for an anonymous one.
+        identity: Option<&'a Identity>,
+    },
     /// A client.
     Client {
         /// Who it is; `None` for an anonymous one.
@@ -80,7 +85,7 @@ pub enum CallerKind<'a> {
 impl Caller<'_> {
     fn key_scope(&self) -> KeyScope {
         match self.kind {
-            CallerKind::Server => KeyScope::Server,
+            CallerKind::Server | CallerKind::ServerFor { .. } => KeyScope::Server,
             CallerKind::Client { identity: Some(identity), .. } => KeyScope::User(identity.user.clone()),
             CallerKind::Client { identity: None, .. } => KeyScope::Anonymous,
         }
@@ -89,7 +94,7 @@ impl Caller<'_> {
     /// What logs and metrics call it.
     fn source(&self) -> &'static str {
         match self.kind {
-            CallerKind::Server => "server",
+            CallerKind::Server | CallerKind::ServerFor { .. } => "server",
             CallerKind::Client { .. } => "client",
         }
     }

@@ -42,6 +42,18 @@ struct Return<'a> {
     at: Option<Position>,
     /// How many publications, so that others have their turn between.
     sent: usize,
+    /// Whether joins and leaves that the client should have got are lost.
+    lost_members: bool,
+}
+
+/// What came of sending what was held back.
+enum Held {
+    /// All of it is sent, and pushes flow.
+    Live,
+    /// A publication is missing between what was sent and what was held: history must be read again.
+    Missing,
+    /// All of it is sent, but joins and leaves are lost: before pushes flow the client needs its members anew.
+    LostMembers,
 }
 
 impl Node {
@@ -58,6 +70,7 @@ impl Node {
             retention,
             at: subscribed.position,
             sent: 0,
+            lost_members: false,
         };
         self.return_to_live(way, missed).await
     }
@@ -75,7 +88,7 @@ impl Node {
     ) -> Result<(), Lost> {
         connection.hold(channel);
         let retention = super::retention(&*self.namespace(name)?);
-        let mut way = Return { connection, channel, name, retention, at: Some(last), sent: 0 };
+        let mut way = Return { connection, channel, name, retention, at: Some(last), sent: 0, lost_members: false };
         let missed = match retention {
             Some(retention) => self.next_page(&mut way, retention).await?,
             None => Missed::default(),
@@ -95,20 +108,20 @@ impl Node {
     ) -> Result<(), Lost> {
         connection.hold(channel);
         let retention = super::retention(&*self.namespace(name)?);
-        let mut way = Return { connection, channel, name, retention, at: None, sent: 0 };
+        let mut way = Return { connection, channel, name, retention, at: None, sent: 0, lost_members: false };
         let missed = self.announce_gap(&mut way).await?;
         self.return_to_live(way, missed).await
     }
 
     async fn return_to_live(&self, mut way: Return<'_>, mut missed: Missed) -> Result<(), Lost> {
-        let Some(retention) = way.retention else { return way.release_all().await };
+        let Some(retention) = way.retention else { return self.release_all(way).await };
         loop {
             for publication in missed.publications {
                 way.send(Push::Publication(publication.clone()), &publication).await?;
             }
             // A page ends where it has enough in number or in bytes; history is through when its top is sent.
             let is_through = way.at.map(|at| at.offset) >= missed.top.map(|top| top.offset);
-            if is_through && way.release_what_follows().await? {
+            if is_through && self.release(&mut way).await? {
                 return Ok(());
             }
             missed = self.next_page(&mut way, retention).await?;
@@ -125,6 +138,37 @@ impl Node {
             true => Ok(history.into()),
             false => self.announce_gap(way).await,
         }
+    }
+
+    /// Sends what was held back and lets pushes through. False: history must be read again.
+    async fn release(&self, way: &mut Return<'_>) -> Result<bool, Lost> {
+        loop {
+            match way.release_what_follows().await? {
+                Held::Live => return Ok(true),
+                Held::Missing => return Ok(false),
+                Held::LostMembers => self.announce_members(way).await?,
+            }
+        }
+    }
+
+    /// Where no history is kept: what was held goes out, and what did not fit is lost, as promised (at most once).
+    async fn release_all(&self, mut way: Return<'_>) -> Result<(), Lost> {
+        while !self.release(&mut way).await? {
+            way.at = None;
+        }
+        Ok(())
+    }
+
+    /// Tells a subscriber who is in the channel, where it goes on. Joins and leaves since are held and follow; one that the
+    /// list already shows changes nothing there.
+    async fn announce_members(&self, way: &mut Return<'_>) -> Result<(), Lost> {
+        let members = self.broker.members(way.channel).await.map_err(|error| broker_refusal(error, way.name))?;
+        way.lost_members = false;
+        // Without history, publications may be lost just like the joins.
+        let recovered = Some(way.retention.is_some());
+        way.wait_for_room().await?;
+        way.announce(Subscribed { channel: way.name.clone(), position: way.at, recovered, members: Some(members) });
+        Ok(())
     }
 
     async fn announce_gap(&self, way: &mut Return<'_>) -> Result<Missed, Lost> {
@@ -160,6 +204,7 @@ impl Return<'_> {
 
     /// Waits while more than half of what may wait in the send queue is waiting.
     async fn wait_for_room(&self) -> Result<(), Gone> {
+        self.connection.goes_on()?;
         let half = self.connection.shard().limits().send_queue / 2;
         match self.connection.queued_bytes() <= half {
             true => Ok(()),
@@ -167,14 +212,19 @@ impl Return<'_> {
         }
     }
 
-    /// Sends what was held back until nothing is, then lets pushes through. False: something is missing between what was
-    /// sent and what was held, and history must be read again.
-    async fn release_what_follows(&mut self) -> Result<bool, Gone> {
+    /// Sends what was held back until nothing is, then lets pushes through.
+    async fn release_what_follows(&mut self) -> Result<Held, Gone> {
         loop {
-            let Ok(held) = self.connection.take_held(self.channel) else { return Ok(false) };
+            let Ok(held) = self.connection.take_held(self.channel) else {
+                self.lost_members |= self.connection.watches(self.channel);
+                return Ok(Held::Missing);
+            };
+            if held.is_empty() && self.lost_members {
+                return Ok(Held::LostMembers);
+            }
             if held.is_empty() {
                 self.connection.release(self.channel, self.at);
-                return Ok(true);
+                return Ok(Held::Live);
             }
             let mut held = held.into_iter();
             while let Some(push) = held.next() {
@@ -182,7 +232,7 @@ impl Return<'_> {
                     // Publications are read again from history; joins and leaves are nowhere else.
                     let kept = held.filter(|push| push.position().is_none()).collect();
                     self.connection.hold_again(self.channel, kept);
-                    return Ok(false);
+                    return Ok(Held::Missing);
                 }
             }
         }
@@ -203,13 +253,5 @@ impl Return<'_> {
         let shard = self.connection.shard();
         self.connection.send(shard.encoded(self.connection.format(), &push));
         Ok(true)
-    }
-
-    /// Where no history is kept: what was held goes out, and what did not fit is lost, as promised (at most once).
-    async fn release_all(mut self) -> Result<(), Lost> {
-        while !self.release_what_follows().await? {
-            self.at = None;
-        }
-        Ok(())
     }
 }

@@ -186,7 +186,7 @@ impl Node {
     pub fn may_stay(&self, caller: &Caller<'_>, channel: &ChannelName) -> Result<(), Refusal> {
         let namespace = self.namespace(channel)?;
         match caller.kind {
-            CallerKind::Server => Ok(()),
+            CallerKind::Server | CallerKind::ServerFor { .. } => Ok(()),
             CallerKind::Client { identity, granted, .. } => {
                 access::check(Action::Subscribe, channel, &namespace, identity, granted)
             }
@@ -224,6 +224,8 @@ fn from_newest(history: History, recovered: Option<bool>) -> Beginning {
 fn user(caller: &Caller<'_>) -> Option<crate::domain::UserId> {
     match caller.kind {
         CallerKind::Server => None,
-        CallerKind::Client { identity, .. } => identity.map(|identity: &Identity| identity.user.clone()),
+        CallerKind::Client { identity, .. } | CallerKind::ServerFor { identity } => {
+            identity.map(|identity: &Identity| identity.user.clone())
+        }
     }
 }

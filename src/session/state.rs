@@ -2,13 +2,14 @@
 
 use std::{
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use crate::{
     config::Rate,
     domain::{Actions, Channel, ChannelName, Identity},
     gateway::TokenBucket,
+    hub::until,
 };
 
 /// How often a session may break limits before it is ended: more often than a client that subscribes to all it may in
@@ -31,6 +32,8 @@ pub(super) struct State {
 pub(super) struct Held {
     pub name: ChannelName,
     pub channel: Channel,
+    /// Whether the application's servers made it: then the client's own rights do not count.
+    pub by_server: bool,
     /// What a subscription token allows there.
     pub granted: Option<Actions>,
     /// When that ends, in seconds since 1970.
@@ -93,6 +96,10 @@ impl State {
         self.subscriptions.iter().find(|held| held.name == *name)
     }
 
+    pub fn held_mut(&mut self, name: &ChannelName) -> Option<&mut Held> {
+        self.subscriptions.iter_mut().find(|held| held.name == *name)
+    }
+
     pub fn granted(&self, name: &ChannelName) -> Option<Actions> {
         self.held(name)?.granted
     }
@@ -103,10 +110,4 @@ impl State {
         let ends = self.subscriptions.iter().filter_map(|held| held.expires);
         ends.chain(own).min().map(until)
     }
-}
-
-/// How long until a token that ends at `expires`, in seconds since 1970, counts no more.
-pub(super) fn until(expires: u64) -> Duration {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Duration::from_secs(expires).saturating_sub(now)
 }

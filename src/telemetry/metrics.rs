@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -10,8 +10,14 @@ use std::{
 
 use prometheus_client::{
     collector::Collector,
-    encoding::{EncodeLabelSet, text},
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text},
+    metrics::{
+        counter::{ConstCounter, Counter},
+        family::Family,
+        gauge::Gauge,
+        histogram::Histogram,
+        info::Info,
+    },
     registry::Registry,
 };
 
@@ -32,6 +38,7 @@ pub struct Metrics {
     gap_publications: Counter,
     broker_up: Gauge,
     broker_round_trip: Histogram,
+    dropped_lines: DroppedLines,
     /// Label sets of `publications`, which must not grow with what clients invent.
     namespaces: AtomicUsize,
 }
@@ -62,6 +69,18 @@ struct LimitLabels {
 struct ConnectionLabels {
     protocol: &'static str,
     transport: &'static str,
+}
+
+/// The log's own counter; 0 where it does not run, as in a test.
+#[derive(Clone, Debug, Default)]
+struct DroppedLines(Arc<OnceLock<Counter>>);
+
+impl Collector for DroppedLines {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let counter = ConstCounter::new(self.0.get().map_or(0, Counter::get));
+        let help = "Log lines for which there was no room, since standard error took them too slowly";
+        counter.encode(encoder.encode_descriptor("log_lines_dropped", help, None, counter.metric_type())?)
+    }
 }
 
 /// How a connection's bytes travel.
@@ -96,6 +115,7 @@ impl Metrics {
             gap_publications: Counter::default(),
             broker_up: Gauge::default(),
             broker_round_trip: Histogram::new(ROUND_TRIPS),
+            dropped_lines: DroppedLines::default(),
             namespaces: AtomicUsize::new(0),
         };
         metrics.register_all();
@@ -117,6 +137,7 @@ impl Metrics {
         let help = "How long a probe took to the broker and back";
         let unit = prometheus_client::registry::Unit::Seconds;
         registry.register_with_unit("broker_round_trip", help, unit, self.broker_round_trip.clone());
+        registry.register_collector(Box::new(self.dropped_lines.clone()));
         let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "The version that runs", build);
     }
@@ -156,6 +177,12 @@ impl Metrics {
         if let Some(took) = took {
             self.broker_round_trip.observe(took.as_secs_f64());
         }
+    }
+
+    /// Shows what the log counts of lines for which it had no room.
+    pub fn count_dropped_lines(&self, dropped: Counter) {
+        // There is one log, so that the first one counts.
+        let _ = self.dropped_lines.0.set(dropped);
     }
 
     /// Counts a refusal.

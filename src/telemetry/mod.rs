@@ -1,11 +1,16 @@
 //! What the server says about itself: log lines and figures.
 
+mod lines;
 mod metrics;
 mod process;
 
+use std::{io, sync::Arc};
+
+pub use lines::Log;
 pub use metrics::{Metrics, Transport};
 use tracing_subscriber::{EnvFilter, fmt};
 
+use self::lines::Lines;
 use crate::config::{LogConfig, LogFormat};
 
 /// Why logging could not start.
@@ -17,18 +22,23 @@ pub enum LogError {
     /// Something else in this process logs already.
     #[error("logging has been started already")]
     Started,
+    /// There is no thread to write them.
+    #[error("the log's thread could not be started")]
+    Thread(#[from] io::Error),
 }
 
-/// Starts writing log lines to standard error.
+/// Starts writing log lines to standard error. Keep what is returned until the process ends, so that the last lines are
+/// out by then.
 ///
 /// # Errors
-/// The filter cannot be read, or logging was started before.
-pub fn start(config: &LogConfig) -> Result<(), LogError> {
+/// The filter cannot be read, logging was started before, or there is no thread for it.
+pub fn start(config: &LogConfig) -> Result<Log, LogError> {
     let filter = EnvFilter::builder().parse(&config.level)?;
-    let lines = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let (writer, log) = Lines::start(io::stderr())?;
+    let lines = fmt().with_env_filter(filter).with_writer(Arc::new(writer)).with_target(false);
     let started = match config.format {
         LogFormat::Text => {
-            let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+            let terminal = io::IsTerminal::is_terminal(&io::stderr());
             tracing::subscriber::set_global_default(lines.with_ansi(terminal).finish())
         }
         LogFormat::Json => {
@@ -36,5 +46,6 @@ pub fn start(config: &LogConfig) -> Result<(), LogError> {
             tracing::subscriber::set_global_default(lines.finish())
         }
     };
-    started.map_err(|_| LogError::Started)
+    started.map_err(|_| LogError::Started)?;
+    Ok(log)
 }

@@ -26,13 +26,18 @@ use crate::{
     protocol::native::Native,
     session::{Ending, Flow, Session},
     telemetry::Transport,
-    wire::{CloseCode, Limits, Message, Reader, Violation, frame},
+    wire::{CloseCode, Limits, Message, Progress, Reader, Violation, frame},
 };
 
 /// How long the client may take from our 101 on to let us have the socket.
 const UPGRADE_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a client may take for a message from its first byte to its last, the time aside in which nothing is read of it:
+/// what is unfinished takes memory that all of a shard's connections share.
+const MESSAGE_DEADLINE: Duration = Duration::from_secs(10);
 /// How long the last frames may take to leave.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
+/// How long the kernel may take to take the close frame of a peer that took nothing.
+const LAST_WORD_DEADLINE: Duration = Duration::from_secs(1);
 /// What is decoded of one read, in commands and in bytes of text, before others on the shard have their turn: one read of
 /// compressed frames may inflate to 500 times its size.
 const MAX_TURN_REQUESTS: usize = 256;
@@ -41,6 +46,8 @@ const MAX_TURN_BYTES: usize = 128 << 10;
 const DRAIN_DEADLINE: Duration = Duration::from_secs(2);
 const DRAIN_BYTES: usize = 1 << 20;
 
+/// Why a connection was closed that did not end a message in time.
+const TOO_LONG: &str = "message took too long";
 /// The most pings of one read that are answered.
 const MAX_PONGS: usize = 16;
 
@@ -237,6 +244,8 @@ enum Close {
     ByClient(Option<CloseCode>),
     /// The client broke a rule.
     Violation(CloseCode),
+    /// The client did not end a message in time.
+    Overdue,
     /// The server ends it.
     ByServer(DisconnectReason),
 }
@@ -292,6 +301,9 @@ impl<D: Dialogue> Conversation<D> {
     /// Says the last word and leaves everything.
     async fn end(self, close: Close) -> Rc<Connection> {
         let connection = self.dialogue.connection().clone();
+        if let Close::Violation(_) | Close::Overdue = close {
+            connection.shard().counters().violations.add(1);
+        }
         if close != Close::Gone {
             connection.send_last(close_frame(close));
         }
@@ -321,7 +333,7 @@ impl<D: Dialogue> Conversation<D> {
                     Ok(None) => Ok(()),
                     Err(close) => Err(close),
                 },
-                wake => Box::pin(self.dialogue.woken(wake)).await.map_err(Close::from),
+                wake => Box::pin(self.woken(wake)).await,
             };
             if let Err(close) = result {
                 return close;
@@ -388,11 +400,37 @@ impl<D: Dialogue> Conversation<D> {
             let mut rest = std::mem::take(&mut heard.rest);
             let goes_on = self.answer_turn(heard).await?;
             if rest.is_empty() || !goes_on {
+                self.keep_time();
                 return Ok(());
             }
             yield_now().await;
             heard = self.hear(&mut rest);
         }
+    }
+
+    /// Sees to it that a message that has begun ends. Its time begins when all that came before it is answered: until then
+    /// nothing is read.
+    fn keep_time(&mut self) {
+        let connection = self.dialogue.connection();
+        match self.reader.progress() {
+            Progress::Whole => drop(connection.stop_message_time()),
+            Progress::Begun => connection.time_message(MESSAGE_DEADLINE),
+            Progress::GoesOn => {}
+        }
+    }
+
+    /// Does what the hub woke the connection for. Nothing is read meanwhile, so a message's time stands still.
+    async fn woken(&mut self, wake: Wake) -> Result<(), Close> {
+        if wake == Wake::Overdue {
+            return Err(Close::Overdue);
+        }
+        let connection = self.dialogue.connection().clone();
+        let left = connection.stop_message_time();
+        self.dialogue.woken(wake).await?;
+        if let Some(left) = left {
+            connection.time_message(left);
+        }
+        Ok(())
     }
 
     /// Does a turn's worth of what was asked. What is answered at once goes out in one write. False: the connection is
@@ -441,7 +479,7 @@ impl<D: Dialogue> Conversation<D> {
         let mut buffer = vec![0; 8 << 10];
         loop {
             let result = tokio::select! {
-                wake = connection.wake() => Box::pin(self.dialogue.woken(wake)).await.map_err(Close::from),
+                wake = connection.wake() => Box::pin(self.woken(wake)).await,
                 read = read.read(&mut buffer) => match read {
                     Ok(0) | Err(_) => Err(Close::Gone),
                     Ok(read) => {
@@ -473,6 +511,7 @@ impl Close {
             Self::Gone => "gone".into(),
             Self::ByClient(Some(code)) => format!("closed by the client with {}", code.get()),
             Self::ByClient(None) => "closed by the client".into(),
+            Self::Overdue => format!("{TOO_LONG}, closed with {}", CloseCode::POLICY_VIOLATION.get()),
             Self::Violation(code) => format!("protocol violation, closed with {}", code.get()),
             Self::ByServer(reason) => reason.name().into(),
         }
@@ -484,6 +523,7 @@ fn close_frame(close: Close) -> Bytes {
     match close {
         Close::Gone | Close::ByClient(None) => frame::encode(frame::Opcode::Close, false, b""),
         Close::ByClient(Some(code)) | Close::Violation(code) => frame::close(code, ""),
+        Close::Overdue => frame::close(CloseCode::POLICY_VIOLATION, TOO_LONG),
         Close::ByServer(reason) => {
             let code = CloseCode::new(reason.close_code()).expect("our codes may stand on the wire");
             frame::close(code, reason.name())
@@ -494,7 +534,10 @@ fn close_frame(close: Close) -> Bytes {
 /// Lets the last frames out, then reads on for a while: closing a socket with unread input resets it, and the peer may
 /// lose what we said last.
 async fn finish(connection: &Rc<Connection>) {
-    let _ = timeout(FLUSH_DEADLINE, connection.flushed()).await;
+    if timeout(FLUSH_DEADLINE, connection.flushed()).await.is_err() {
+        connection.leave_last_word();
+        let _ = timeout(LAST_WORD_DEADLINE, connection.flushed()).await;
+    }
     let Some(socket) = connection.tcp() else { return };
     if socket2::SockRef::from(socket).shutdown(Shutdown::Write).is_err() {
         return;

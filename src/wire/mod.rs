@@ -28,7 +28,7 @@ mod properties;
 pub use close::CloseCode;
 pub use deflate::{Deflater, Inflater};
 pub use frame::Opcode;
-pub use reader::{Limits, Message, Reader};
+pub use reader::{Limits, Message, Progress, Reader};
 
 /// What a peer did that ends its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -85,6 +85,19 @@ struct Unfinished {
     message: Option<Assembly>,
     /// What the last message that was returned borrows from.
     returned: Vec<u8>,
+    /// Whether [`Reader::progress`] has told of it.
+    told: bool,
+}
+
+/// How it stands with what is unfinished after a read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Nothing is: all that came was whole.
+    Whole,
+    /// A message, or a frame of its own, has begun since this was asked last.
+    Begun,
+    /// The one that had begun before is still not whole.
+    GoesOn,
 }
 
 /// A frame under way.
@@ -178,6 +191,16 @@ impl Reader {
             let message = unfinished.message.as_ref().map_or(0, |message| message.bytes.capacity());
             size_of::<Unfinished>() + unfinished.control.capacity() + message + unfinished.returned.capacity()
         })
+    }
+
+    /// How it stands with what is unfinished, once [`Reader::next`] has returned none: what may be asked to end in time.
+    /// Control frames amid a message change nothing.
+    pub fn progress(&mut self) -> Progress {
+        let Some(unfinished) = &mut self.unfinished else { return Progress::Whole };
+        match mem::replace(&mut unfinished.told, true) {
+            true => Progress::GoesOn,
+            false => Progress::Begun,
+        }
     }
 
     /// Lets go of the message that the last call returned, and of everything if nothing is under way.
@@ -356,6 +379,28 @@ mod tests {
         out.extend_from_slice(&length.to_be_bytes());
         out.extend_from_slice(&MASK);
         out
+    }
+
+    #[test]
+    fn each_message_that_has_begun_is_told_once() {
+        use Progress::{Begun, GoesOn, Whole};
+        let (text, end) = (frame(Opcode::Text, false, b"Hel"), frame(Opcode::Continuation, true, b"lo"));
+        let (whole, ping) = (frame(Opcode::Text, true, b"Hello"), frame(Opcode::Ping, true, b"x"));
+        let mut peer = Peer::new(false);
+        let mut after = |bytes: &[u8]| {
+            peer.read(bytes).unwrap();
+            peer.reader.progress()
+        };
+        assert_eq!((after(&whole), after(&ping)), (Whole, Whole));
+        assert_eq!((after(&text), after(b""), after(&ping[..3]), after(&ping[3..])), (Begun, GoesOn, GoesOn, GoesOn));
+        assert_eq!((after(&end[..5]), after(&end[5..])), (GoesOn, Whole));
+        assert_eq!((after(&whole[..1]), after(&whole[1..9]), after(&whole[9..])), (Begun, GoesOn, Whole));
+        assert_eq!((after(&ping[..1]), after(&ping[1..])), (Begun, Whole));
+        // One ends and the next begins in the same read.
+        let seam = [&whole[8..], &whole[..8]].concat();
+        assert_eq!((after(&whole[..8]), after(&seam), after(&seam), after(&whole[8..])), (Begun, Begun, Begun, Whole));
+        let seam = [&end[..], &text[..]].concat();
+        assert_eq!((after(&text), after(&seam), after(&ping), after(&end)), (Begun, Begun, GoesOn, Whole));
     }
 
     #[test]

@@ -4,6 +4,7 @@ import { afterEach, beforeEach, test } from 'node:test';
 import { WebSocket } from 'ws';
 import { Fanwire, FanwireError, backoff, verdict } from '../../static/fanwire.js';
 import { FakeServer, token, until } from './support/fake-server.mjs';
+import { listen, watch } from './support/story.mjs';
 
 let server;
 let clients = [];
@@ -20,20 +21,9 @@ afterEach(async () => {
 const QUICK = { backoff: { first: 10, longest: 50 } };
 
 function connect(options = {}) {
-  const client = new Fanwire(server.url, { WebSocket, ...QUICK, ...options });
-  client.states = [];
-  client.addEventListener('state', ({ detail }) => client.states.push(detail.state));
+  const client = watch(new Fanwire(server.url, { WebSocket, ...QUICK, ...options }));
   clients.push(client);
   return client;
-}
-
-/** Subscribes and writes down the data of every message and every gap. */
-function listen(client, channel, options = {}) {
-  const subscription = client.subscribe(channel, options);
-  subscription.seen = [];
-  subscription.addEventListener('message', ({ detail }) => subscription.seen.push(detail.data));
-  subscription.addEventListener('gap', () => subscription.seen.push('gap'));
-  return subscription;
 }
 
 const connected = (client) => until(() => client.state === 'connected', 'a connection');
@@ -417,7 +407,7 @@ test('a server that calls every frame broken is left alone in the end', async ()
 });
 
 test('a token is renewed before it ends, on the same connection', async () => {
-  const ends = Math.floor(Date.now() / 1000) + 3;
+  const ends = Math.floor(Date.now() / 1000) + 6;
   server.tokenEnds = (given) => JSON.parse(Buffer.from(given.split('.')[1], 'base64url')).exp;
   const reasons = [];
   const getToken = async ({ reason }) => (
@@ -528,7 +518,7 @@ test('members are kept by joins and leaves', async () => {
 
 test('silence is broken by a ping, and a server that stays silent is left', async () => {
   server.ping = 0.1;
-  const client = connect({ pongTimeout: 500, openTimeout: 200 });
+  const client = connect({ pongTimeout: 3000 });
   await connected(client);
   await until(() => sent('ping').length >= 2, 'two pings');
   assert.equal(client.state, 'connected');
@@ -561,6 +551,30 @@ test('where WebSocket is blocked the event stream takes over', async () => {
   assert.deepEqual(room.seen, [1, 2]);
   assert.ok(server.streams.at(-1).resume, 'resumed by Last-Event-ID');
   assert.equal(client.transport, 'sse');
+  assert.equal(server.upgrades.length, 2, 'what worked is kept: WebSocket is not tried again');
+});
+
+test('an event stream whose last channel was left before it opened is no failure', async () => {
+  const client = connect({ transports: ['sse'], openTimeout: 100 });
+  await connected(client);
+  server.holdStreams = true;
+  const room = listen(client, 'room:1');
+  await until(() => server.streams.length === 1, 'a stream');
+  room.unsubscribe();
+  await new Promise((resolve) => setTimeout(resolve, 200)); // Past the time for opening: nothing must happen.
+  assert.deepEqual(client.states, ['connecting', 'connected']);
+});
+
+test('many subscriptions at once stay below the rate that the server allows', async () => {
+  const before = performance.now();
+  const client = connect({ framesPerSecond: 50 });
+  const times = [];
+  server.onFrame = () => times.push(performance.now() - before);
+  const many = Array.from({ length: 75 }, (_, i) => listen(client, `room:${i}`));
+  await Promise.all(many.map(({ ready }) => ready));
+  assert.equal(times.length, 75);
+  // A second's worth at once, then as they come: however late they arrive, never sooner.
+  for (const [n, ms] of times.entries()) assert.ok(n < 50 + (ms / 1000) * 50, `frame ${n} came after ${ms} ms`);
 });
 
 test('a WebSocket that worked before is not given up for the event stream', async () => {

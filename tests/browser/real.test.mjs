@@ -5,7 +5,8 @@ import { WebSocket } from 'ws';
 import { Fanwire } from '../../static/fanwire.js';
 import { until } from './support/fake-server.mjs';
 import { Proxy } from './support/proxy.mjs';
-import { Server } from './support/server.mjs';
+import { Server, freeAddress } from './support/server.mjs';
+import { listen, watch } from './support/story.mjs';
 import { WITH_TOKENS, sign } from './support/token.mjs';
 
 let server;
@@ -28,19 +29,9 @@ after(async () => {
 const freshChannel = () => `room:real-${++channels}`;
 
 function connect(url, options = {}) {
-  const client = new Fanwire(url, { WebSocket, backoff: { first: 50, longest: 200 }, ...options });
-  client.states = [];
-  client.addEventListener('state', ({ detail }) => client.states.push(detail.state));
+  const client = watch(new Fanwire(url, { WebSocket, backoff: { first: 50, longest: 200 }, ...options }));
   open.push(client);
   return client;
-}
-
-function listen(client, channel, options = {}) {
-  const subscription = client.subscribe(channel, options);
-  subscription.seen = [];
-  subscription.addEventListener('message', ({ detail }) => subscription.seen.push(detail.data));
-  subscription.addEventListener('gap', () => subscription.seen.push('gap'));
-  return subscription;
 }
 
 async function cable(url) {
@@ -49,9 +40,8 @@ async function cable(url) {
   return proxy;
 }
 
-const seen = (subscription, count) =>
-  until(() => subscription.seen.length >= count, `${count} messages, not ${JSON.stringify(subscription.seen)}`, 10_000);
-const connected = (client) => until(() => client.state === 'connected', 'a connection', 10_000);
+const seen = (subscription, count) => until(() => subscription.seen.length >= count, `${count} messages`);
+const connected = (client) => until(() => client.state === 'connected', 'a connection');
 
 for (const transports of [['websocket'], ['sse']]) {
   const by = transports[0];
@@ -153,7 +143,7 @@ for (const transports of [['websocket'], ['sse']]) {
 
 test('a token is renewed on the same connection before it ends', async () => {
   const reasons = [];
-  const getToken = async ({ reason }) => (reasons.push(reason), sign({ seconds: reasons.length === 1 ? 3 : 3600 }));
+  const getToken = async ({ reason }) => (reasons.push(reason), sign({ seconds: reasons.length === 1 ? 8 : 3600 }));
   const client = connect(strict.url, { getToken });
   const room = listen(client, freshChannel());
   await room.ready;
@@ -195,7 +185,7 @@ test('an own publication without echo is not shown, not even after a break', asy
 });
 
 test('a server that starts anew tells of the gap', async () => {
-  let own = await Server.start();
+  let own = await Server.start({ listen: await freeAddress() });
   open.push({ stop: () => own.stop() });
   const client = connect(own.url);
   const room = listen(client, 'room:1');
@@ -220,9 +210,9 @@ test('what is too large is given up, and the rest goes on', async () => {
   assert.equal((await client.history(channel)).messages.length, 1);
 });
 
-test('a burst of publications, and the return of many subscriptions, stay below the limit', async () => {
+test('a burst of publications, and the return of many subscriptions, all come through', async () => {
   const proxy = await cable(server.url);
-  const client = connect(proxy.url);
+  const client = connect(proxy.url, { maxQueued: 400 });
   const channel = freshChannel();
   const offsets = await Promise.all(Array.from({ length: 250 }, (_, i) => client.publish(channel, i)));
   assert.deepEqual(
@@ -230,15 +220,10 @@ test('a burst of publications, and the return of many subscriptions, stay below 
     Array.from({ length: 250 }, (_, i) => i + 1),
   );
   const many = Array.from({ length: 400 }, (_, i) => listen(client, `${channel}-${i}`));
-  const refusals = [];
-  for (const each of many) each.addEventListener('error', ({ detail }) => refusals.push(detail.code));
   await Promise.all(many.map(({ ready }) => ready));
   proxy.cut();
   proxy.mend();
-  await until(
-    () => client.states.includes('waiting') && many.every(({ state }) => state === 'subscribed'),
-    'all',
-    10_000,
-  );
-  assert.deepEqual(refusals, []);
+  await until(() => client.states.includes('waiting') && many.every(({ state }) => state === 'subscribed'), 'all');
+  await Promise.all(many.map((each, i) => each.publish(i)));
+  await until(() => many.every(({ seen }, i) => seen.length === 1 && seen[0] === i), 'one publication each');
 });

@@ -6,7 +6,6 @@ use std::{
     process::{Child, Stdio},
     sync::mpsc,
     thread::JoinHandle,
-    time::Duration,
 };
 
 use serde_json::{Value, json};
@@ -16,6 +15,7 @@ use tokio_tungstenite::tungstenite::{
 };
 
 use super::{command, fanwire, fanwire_reading};
+use crate::support::DEADLINE;
 
 /// The server's end of one connection.
 struct Peer {
@@ -28,7 +28,7 @@ impl Peer {
     #[allow(clippy::result_large_err)] // The signature is tungstenite's.
     fn accept(listener: &TcpListener) -> Self {
         let (stream, _) = listener.accept().unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
         let mut asked = None;
         let read = |request: &Request, mut response: Response| -> Result<Response, ErrorResponse> {
             let header = |name: &str| request.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
@@ -91,7 +91,7 @@ impl Lines {
     }
 
     pub(super) fn next(lines: &mpsc::Receiver<String>) -> String {
-        lines.recv_timeout(Duration::from_secs(20)).expect("a line in time")
+        lines.recv_timeout(DEADLINE).expect("a line in time")
     }
 
     /// Waits for a line on standard error that contains `text`.

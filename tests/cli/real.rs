@@ -7,8 +7,9 @@ use std::{
 };
 
 use super::{SECRET, client::Lines, command, fanwire, fanwire_reading};
+use crate::support::DEADLINE;
 
-/// A server in a process of its own, on a port that was free a moment ago.
+/// A server in a process of its own, on a port that it can be started on again.
 struct Server {
     child: Child,
     port: u16,
@@ -17,8 +18,7 @@ struct Server {
 
 impl Server {
     fn start(env: &[(&'static str, &'static str)]) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        Self::start_on(port, env)
+        Self::start_on(free_port(), env)
     }
 
     fn start_on(port: u16, env: &[(&'static str, &'static str)]) -> Self {
@@ -29,11 +29,11 @@ impl Server {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + DEADLINE;
         while TcpStream::connect(&address).is_err() {
             assert!(child.try_wait().unwrap().is_none(), "the server ended");
             assert!(Instant::now() < deadline, "the server does not listen");
-            std::thread::yield_now();
+            std::thread::sleep(Duration::from_millis(5));
         }
         Self { child, port, env: env.to_vec() }
     }
@@ -48,6 +48,13 @@ impl Server {
         self.child.wait().unwrap();
         Self::start_on(self.port, &self.env.clone())
     }
+}
+
+/// A port below those that the kernel gives to whoever names none: nobody else gets it while its server is away, not even
+/// a client that tries to connect to it.
+fn free_port() -> u16 {
+    let mut ports = std::iter::repeat_with(|| rand::random_range(10_000..30_000));
+    ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("it goes on until it finds one")
 }
 
 impl Drop for Server {

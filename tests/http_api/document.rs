@@ -4,9 +4,12 @@ use std::{collections::BTreeSet, fs, path::Path};
 
 use serde_json::{Value, json};
 
-use crate::plain::{Answer, Call, Server, token};
+use crate::support::{
+    Answer, Call,
+    two_apps::{TwoApps, token},
+};
 
-async fn document(server: &Server) -> Value {
+async fn document(server: &TwoApps) -> Value {
     let answer = server.get("/v1/openapi.json").send().await;
     assert_eq!((answer.status, answer.header("content-type")), (200, Some("application/json")));
     answer.json()
@@ -28,7 +31,7 @@ fn routes() -> BTreeSet<String> {
 
 #[tokio::test]
 async fn every_route_is_documented_and_everything_documented_is_a_route() {
-    let server = Server::start().await;
+    let server = TwoApps::start().await;
     let document = document(&server).await;
     assert!(document["openapi"].as_str().unwrap().starts_with("3.1."));
     let paths = document["paths"].as_object().unwrap();
@@ -46,7 +49,7 @@ async fn every_route_is_documented_and_everything_documented_is_a_route() {
 
 #[tokio::test]
 async fn every_operation_says_all_that_a_caller_needs() {
-    let server = Server::start().await;
+    let server = TwoApps::start().await;
     let document = document(&server).await;
     let mut ids = BTreeSet::new();
     for (path, item) in document["paths"].as_object().unwrap() {
@@ -82,7 +85,7 @@ fn examples_fit(document: &Value, schemas: &Value) {
 
 #[tokio::test]
 async fn real_answers_are_as_the_document_says() {
-    let server = Server::start().await;
+    let server = TwoApps::start().await;
     let document = document(&server).await;
     let ann = token("shop", "ann");
     let mut stream =

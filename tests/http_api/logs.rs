@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::plain::{Call, exchange, token};
+use crate::support::{Call, DEADLINE, exchange, two_apps::token};
 
 const CONFIG: &str = r#"
 listen = "127.0.0.1:0"
@@ -48,7 +48,7 @@ async fn a_call_leaves_one_line_without_its_secrets() {
         let read = || std::fs::read_to_string(file).unwrap();
         let started = Instant::now();
         while !fact(&read()) {
-            assert!(started.elapsed() < Duration::from_secs(20), "{what}: {}", read());
+            assert!(started.elapsed() < DEADLINE, "{what}: {}", read());
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };

@@ -2,10 +2,13 @@
 
 use serde_json::{Value, json};
 
-use crate::plain::{Call, Server, token};
+use crate::support::{
+    Call,
+    two_apps::{TwoApps, token},
+};
 
 /// Every call of the server API, with the scope that it needs.
-fn calls(server: &Server) -> Vec<(&'static str, Call)> {
+fn calls(server: &TwoApps) -> Vec<(&'static str, Call)> {
     let publish = json!({"channel": "room:1", "data": 1}).to_string();
     vec![
         ("publish", server.post("/v1/publish", publish.clone())),
@@ -26,7 +29,7 @@ fn calls(server: &Server) -> Vec<(&'static str, Call)> {
 
 #[tokio::test]
 async fn a_narrow_key_does_what_it_is_for_and_nothing_else() {
-    let server = Server::start().await;
+    let server = TwoApps::start().await;
     for scope in ["publish", "read", "manage"] {
         for (needed, call) in calls(&server) {
             let head = String::from_utf8(call.bytes()).unwrap().lines().next().unwrap().to_owned();
@@ -41,7 +44,7 @@ async fn a_narrow_key_does_what_it_is_for_and_nothing_else() {
 
 #[tokio::test]
 async fn no_call_is_answered_without_a_key() {
-    let server = Server::start().await;
+    let server = TwoApps::start().await;
     let ann = token("shop", "ann");
     for (_, call) in calls(&server) {
         let head = String::from_utf8(call.bytes()).unwrap().lines().next().unwrap().to_owned();
@@ -68,7 +71,7 @@ async fn no_call_is_answered_without_a_key() {
 
 #[tokio::test]
 async fn the_same_channel_of_two_apps_is_two_channels() {
-    let server = Server::start().await;
+    let server = TwoApps::start().await;
     let (ann, eve) = (token("shop", "ann"), token("bank", "ann"));
     let mut shop = server.stream(&format!("/v1/events?channel=token:1&app=shop&presence=true&token={ann}")).await;
     let mut bank = server.stream(&format!("/v1/events?channel=token:1&app=bank&presence=true&token={eve}")).await;
@@ -112,7 +115,7 @@ async fn the_same_channel_of_two_apps_is_two_channels() {
 
 #[tokio::test]
 async fn a_token_of_one_app_is_nothing_to_another() {
-    let server = Server::start().await;
+    let server = TwoApps::start().await;
     for (own, named) in [("shop", "bank"), ("bank", "shop")] {
         let token = token(own, "ann");
         for path in ["history", "presence", "events"] {
@@ -128,7 +131,7 @@ async fn a_token_of_one_app_is_nothing_to_another() {
 
 #[tokio::test]
 async fn an_idempotency_key_is_its_app_s_own() {
-    let server = Server::start().await;
+    let server = TwoApps::start().await;
     let body = json!({"channel": "room:1", "data": 1, "key": "k"}).to_string();
     let shop = server.post("/v1/publish", body.clone()).key("shop-full").send().await.json();
     let bank = server.post("/v1/publish", body).key("bank-full").send().await.json();

@@ -10,6 +10,8 @@ use crate::support::{RawSocket, TestServer, masked};
 /// How long the noise lasts.
 const TIME: Duration = Duration::from_secs(4);
 const CLIENTS: usize = 16;
+/// How many of each client's connections it lasts at least, on a machine that is busy.
+const ENDS: usize = 4;
 
 const WORDS: &[&str] = &[
     "{",
@@ -102,7 +104,7 @@ fn noise(random: &mut StdRng) -> Vec<u8> {
 async fn make_noise(server: &TestServer, seed: u64) -> Vec<Option<u16>> {
     let mut random = StdRng::seed_from_u64(seed);
     let (started, mut ends) = (Instant::now(), Vec::new());
-    while started.elapsed() < TIME {
+    while started.elapsed() < TIME || ends.len() < ENDS {
         let mut socket: RawSocket = server.raw_websocket().await;
         for _ in 0..random.random_range(1..60) {
             if socket.try_send(&noise(&mut random)).await.is_err() {
@@ -133,7 +135,7 @@ async fn noise_ends_connections_and_never_the_server() {
     println!("seed {seed}"); // Shown where the test fails.
     let noises = (0..CLIENTS as u64).map(|n| make_noise(&server, seed.wrapping_add(n)));
     let ends: Vec<_> = futures_util::future::join_all(noises).await.concat();
-    assert!(50 < ends.len(), "only {} connections were made", ends.len());
+    assert!(CLIENTS * ENDS <= ends.len(), "only {} connections were made", ends.len());
     for end in &ends {
         // 4003 would be a panic of the session.
         assert!(matches!(end, None | Some(1000 | 1002 | 1003 | 1007 | 1009 | 4100 | 4102 | 1005)), "{end:?}");

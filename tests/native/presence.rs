@@ -1,5 +1,8 @@
 //! Who is in a channel, and who comes and goes.
 
+use std::time::Duration;
+
+use fanwire::config::{ByteSize, HistoryConfig, NamespaceConfig, Rate, Span};
 use serde_json::{Value, json};
 
 use crate::support::{TestServer, subscription, token};
@@ -129,4 +132,49 @@ async fn each_join_and_each_leave_comes_once_however_many_come_at_once() {
         }
     }
     assert!(ann.until_quiet().await.is_empty());
+}
+
+#[tokio::test]
+async fn who_missed_more_joins_than_are_held_back_is_told_the_members_anew() {
+    let server = TestServer::with(|config| {
+        config.connection.send_queue = ByteSize(64 << 10);
+        config.limits.frames_per_connection = Rate::NONE;
+        let history = Some(HistoryConfig { size: 20_000, ttl: Span(Duration::from_secs(3600)) });
+        let chat = config.namespaces["chat"].clone();
+        config.namespaces.insert("kept".into(), NamespaceConfig { history, ..chat });
+    })
+    .await;
+    let mut slow = server.client().user("slow").receive_buffer(4096).connect().await;
+    slow.expect("subscribed", watch("kept:1")).await;
+    let mut bob = server.connect("bob").await;
+    let filling = "x".repeat(1000);
+    let mut count = 0;
+    let fell_behind = || server.node().hub().all_counters().any(|counters| 0 < counters.caught_behind.get());
+    while !fell_behind() {
+        bob.publish("kept:1", json!([count, filling])).await;
+        count += 1;
+    }
+    // Carol stays, which nobody could know from the joins and leaves that are thrown away.
+    let mut carol = server.connect("carol").await;
+    for _ in 0..25 {
+        let (join, leave) = ("subscribe", "unsubscribe");
+        let turns = (0..200).map(|n| json!({ "type": if n % 2 == 0 { join } else { leave }, "channel": "kept:1" }));
+        carol.send(&turns.collect()).await;
+    }
+    carol.subscribe("kept:1").await;
+    let again = slow.next_of("subscribed").await;
+    let frames = slow.until_quiet().await;
+    let users: Vec<_> = again["members"].as_array().unwrap().iter().map(|member| member["user"].clone()).collect();
+    assert_eq!(users, ["slow", "carol"]);
+    assert_eq!(
+        (&again["recovered"], &again["offset"], again.get("id")),
+        (&json!(true), &json!(count), None),
+        "after what was missed"
+    );
+    let offsets: Vec<_> = frames.iter().map(|frame| frame["offset"].as_u64()).collect();
+    assert_eq!(offsets, (1..=count).map(Some).collect::<Vec<_>>(), "messages and nothing else");
+    // From there on it hears of everybody again.
+    carol.expect("unsubscribed", json!({ "type": "unsubscribe", "channel": "kept:1" })).await;
+    assert_eq!(slow.next_frame().await["type"], "leave");
+    assert!(slow.until_quiet().await.is_empty());
 }

@@ -2,17 +2,17 @@
 
 use serde_json::json;
 
-use crate::plain::{EventStream, Server};
+use crate::support::{EventStream, two_apps::TwoApps};
 
 const CHANNELS: [&str; 3] = ["room:1", "room:2", "room:3"];
 
-async fn reopen(server: &Server, path: &str, id: &str) -> EventStream {
+async fn reopen(server: &TwoApps, path: &str, id: &str) -> EventStream {
     server.get(path).header("Last-Event-ID", id).stream().await
 }
 
 #[tokio::test]
 async fn a_stream_cut_anywhere_goes_on_without_a_gap_or_a_double_in_any_channel() {
-    let server = Server::start().await;
+    let server = TwoApps::start().await;
     let path = "/v1/events?channel=room:1&channel=room:2&channel=room:3&app=shop&last=1000";
     let mut seen: Vec<Vec<u64>> = vec![Vec::new(); CHANNELS.len()];
     let mut id = String::new();
@@ -63,7 +63,7 @@ async fn a_stream_cut_anywhere_goes_on_without_a_gap_or_a_double_in_any_channel(
 
 #[tokio::test]
 async fn other_channels_beside_change_nothing_for_those_that_stay() {
-    let server = Server::start().await;
+    let server = TwoApps::start().await;
     let mut stream = server.stream("/v1/events?channel=room:1&channel=room:2&app=shop").await;
     for _ in 0..2 {
         stream.expect("subscribed").await;
@@ -81,7 +81,7 @@ async fn other_channels_beside_change_nothing_for_those_that_stay() {
 
 #[tokio::test]
 async fn a_nonsense_id_is_like_none() {
-    let server = Server::start().await;
+    let server = TwoApps::start().await;
     server.publish("shop", "room:1", json!(1)).await;
     let long = "A".repeat(8000);
     for id in ["", "nonsense", "AQ", "AQAAAA", "-_-_", "\"quoted\"", "%00", "k3f9:4", &long] {
@@ -93,7 +93,7 @@ async fn a_nonsense_id_is_like_none() {
 
 #[tokio::test]
 async fn who_cannot_set_the_header_names_the_id_in_the_query() {
-    let server = Server::start().await;
+    let server = TwoApps::start().await;
     let mut stream = server.stream("/v1/channels/room%3A1/events?app=shop").await;
     stream.expect("subscribed").await;
     let id = stream.last_id.clone();
@@ -109,7 +109,7 @@ async fn who_cannot_set_the_header_names_the_id_in_the_query() {
 
 #[tokio::test]
 async fn what_history_no_longer_has_is_told() {
-    let server = Server::start().await;
+    let server = TwoApps::start().await;
     let mut stream = server.stream("/v1/channels/room%3A1/events?app=shop").await;
     stream.expect("subscribed").await;
     for n in 1..=150 {

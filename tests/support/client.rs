@@ -346,16 +346,22 @@ impl Client {
         wanted
     }
 
-    /// Every frame that was on its way to this client. Live publications pass through a shard's inbox and answers do
-    /// not, so the inboxes are emptied first; then the answer to a ping comes after everything.
+    /// Every frame that is on its way to this client, of all that was acknowledged to others or sent by itself.
+    ///
+    /// A session does one command after the other, so after a pong all is done that this client asked for, and what came
+    /// of it is in the shards' inboxes. Answers do not pass through those, so they are emptied before the second pong,
+    /// which then comes after everything.
     pub async fn until_quiet(&mut self) -> Vec<Value> {
         let node = self.node.clone().expect("only a server in this process can be asked for this");
+        self.ping().await;
         within("the shards' inboxes to be empty", node.hub().on_every_shard(|_| ())).await;
-        self.commands += 1;
-        let id = Value::from(self.commands);
-        self.send(&json!({ "type": "ping", "id": id })).await;
-        self.take("a pong", |frame| frame["type"] == "pong" && frame["id"] == id).await;
+        self.ping().await;
         self.heard.drain(..).collect()
+    }
+
+    /// Takes the answer to a ping; what comes before it waits.
+    async fn ping(&mut self) {
+        self.expect("pong", json!({ "type": "ping" })).await;
     }
 
     /// Takes the first frame that is `wanted`; those before it wait.

@@ -7,6 +7,7 @@
 pub mod checker;
 mod child;
 mod client;
+mod events;
 pub mod fleet;
 mod http;
 pub mod port;
@@ -15,20 +16,23 @@ mod raw;
 pub mod redis;
 mod server;
 mod token;
+pub mod two_apps;
 
 use std::{sync::mpsc, time::Duration};
 
 pub use self::{
     child::ChildServer,
     client::{Client, Connecting},
-    http::{Answer, get, request},
+    events::EventStream,
+    http::{Answer, Call, exchange, get},
     raw::{Frame, Opcode, RawSocket, deflate, inflate, masked},
     server::TestServer,
     token::{SECRET, now, subscription, token, user},
 };
 
-/// How long a fact may take to come about: long, since it is only waited for where something is broken.
-pub const DEADLINE: Duration = Duration::from_secs(20);
+/// How long a fact may take to come about: long, since it is only waited for where something is broken, and the machine
+/// may be slow and busy.
+pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Waits for a fact, and fails with its name where it does not come about in time.
 pub async fn within<T>(what: impl std::fmt::Display, fact: impl Future<Output = T>) -> T {

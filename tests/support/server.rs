@@ -15,10 +15,7 @@ use fanwire::{
 };
 use tokio::sync::{mpsc as queue, oneshot};
 
-use super::{Answer, Client, Connecting, RawSocket, token};
-
-/// How long a server may take to end after it was told; its clients are gone by then.
-const STOP_DEADLINE: Duration = Duration::from_secs(20);
+use super::{Answer, Client, Connecting, DEADLINE, RawSocket, token};
 
 /// A server on 127.0.0.1 and a free port, with two shards and a runtime of its own. Dropping it shuts it down.
 pub struct TestServer {
@@ -187,7 +184,7 @@ impl Drop for TestServer {
     fn drop(&mut self) {
         self.begin_stop();
         let Some(thread) = self.thread.take() else { return };
-        let deadline = Instant::now() + STOP_DEADLINE;
+        let deadline = Instant::now() + DEADLINE;
         while !thread.is_finished() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(1));
         }

@@ -141,7 +141,7 @@ async fn nobody_waits_longer_than_patience() {
     let began = Instant::now();
     let all = join_all((0..100).map(async |_| find(&jwks, "ES256", "a").await)).await;
     assert!(all.iter().all(|result| *result == Err(TokenError::KeysTimeout)));
-    assert!(began.elapsed() < Duration::from_secs(3));
+    assert!(began.elapsed() < Duration::from_secs(8), "not one after the other: {:?}", began.elapsed());
     assert_eq!(server.requests(), 1, "all of them waited for the same one");
 }
 
@@ -157,7 +157,7 @@ async fn the_task_ends_with_its_owner() {
             tokio::task::yield_now().await;
         }
     };
-    timeout(Duration::from_secs(5), gone).await.expect("the task let go of what it held");
+    timeout(Duration::from_secs(60), gone).await.expect("the task let go of what it held");
 }
 
 #[test]

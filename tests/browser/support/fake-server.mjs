@@ -18,6 +18,8 @@ export class FakeServer {
   swallowPublished = false;
   swallowWelcome = false;
   swallowReads = false;
+  holdStreams = false;
+  onFrame = () => {};
   delayPublish = () => 0;
   beforeSubscribed = () => {};
   checkToken = () => null;
@@ -168,6 +170,7 @@ export class FakeServer {
 
   #onFrame(connection, frame) {
     this.frames.push(frame);
+    this.onFrame(frame);
     const { type, id, channel: name } = frame;
     const refuse = (refused) =>
       connection.send({ type: 'error', id, channel: name, message: `refused: ${refused.code}`, ...refused });
@@ -299,6 +302,7 @@ export class FakeServer {
       const refused = this.refuseSubscribe({ channel: name });
       if (refused) return json(403, { code: refused.code, detail: 'refused' });
     }
+    if (this.holdStreams) return;
     response.writeHead(200, { 'content-type': 'text/event-stream' });
     const positions = resume ? JSON.parse(resume) : {};
     const write = (frame) => {
@@ -329,8 +333,11 @@ export class FakeServer {
   }
 }
 
+/** How long a fact may take, in ms: long, since it is only waited for where something is broken, and machines are slow. */
+export const DEADLINE = 60_000;
+
 /** Waits for a fact, asking again after each turn of the event loop; fails with `what` after a deadline. */
-export async function until(fact, what = 'the fact', deadline = 5000) {
+export async function until(fact, what = 'the fact', deadline = DEADLINE) {
   const end = Date.now() + deadline;
   for (;;) {
     const found = await fact();

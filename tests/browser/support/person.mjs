@@ -1,6 +1,7 @@
 /** Somebody with a browser window on the chat, and everything that went wrong in it. */
 import { mkdir } from 'node:fs/promises';
 import { chromium } from 'playwright-core';
+import { DEADLINE } from './fake-server.mjs';
 
 export const ARTIFACTS = new URL('../../../artifacts/', import.meta.url).pathname;
 
@@ -18,7 +19,7 @@ export class Person {
   static async open(browser, url, { name, room = 'lobby', hash = `${url}#room=${room}`, ...options } = {}) {
     const person = new Person();
     person.context = await browser.newContext({ viewport: { width: 1280, height: 800 }, ...options });
-    person.context.setDefaultTimeout(10_000);
+    person.context.setDefaultTimeout(DEADLINE);
     person.page = await person.context.newPage();
     person.#watch();
     await person.page.goto(hash);
@@ -65,6 +66,29 @@ export class Person {
     }
   }
 
+  /** Waits until the server has all that was written here. */
+  sent() {
+    return this.page.waitForSelector('.entry.pending', { state: 'detached' });
+  }
+
+  /** Waits until the open room is subscribed: with that comes who is there, oneself at least. */
+  inRoom() {
+    return this.page.waitForSelector('#people .name');
+  }
+
+  /** Waits until these people, oneself first, are shown by name: each has been heard in the room, moments included. */
+  meets(...names) {
+    return this.until(
+      async () => (await this.people()).join() === names.join(),
+      async () => `${names[0]} sees ${await this.people()}, not ${names}`,
+    );
+  }
+
+  /** Waits until the element with this id has the focus. */
+  focus(id) {
+    return this.page.waitForFunction((id) => document.activeElement.id === id, id);
+  }
+
   /** The texts in the open room, in order, without their times. */
   texts() {
     return this.page.$$eval('.entry .words', (all) =>
@@ -92,11 +116,20 @@ export class Person {
   }
 
   async until(fact, what) {
-    const end = Date.now() + 10_000;
+    const end = Date.now() + DEADLINE;
     while (!(await fact())) {
-      if (Date.now() > end) throw new Error(await what());
+      if (Date.now() > end) throw new Error(`waited ${DEADLINE} ms: ${await what()}; ${await this.#situation()}`);
       await new Promise((resolve) => setTimeout(resolve, 30));
     }
+  }
+
+  /** What a failure says of the connection. */
+  async #situation() {
+    const [state, notice] = await Promise.all([
+      this.page.textContent('#connection-text'),
+      this.page.textContent('#notice:not([hidden])', { timeout: 100 }).catch(() => 'nothing'),
+    ]);
+    return `the page says "${state}" and tells ${notice.trim()}; faults: ${JSON.stringify(this.faults)}`;
   }
 
   goTo(room) {

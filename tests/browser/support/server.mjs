@@ -1,8 +1,28 @@
 /** The real server: the binary named by FANWIRE_BIN, on a port of its own choice. */
 import { spawn } from 'node:child_process';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { DEADLINE } from './fake-server.mjs';
+
+/**
+ * An address for a server that is to be started there again. Its port is below those that the kernel gives to whoever
+ * names none, so that nobody gets it while the server is away, not even a client that tries to connect to it.
+ */
+export async function freeAddress() {
+  for (;;) {
+    const port = 10_000 + Math.floor(Math.random() * 20_000);
+    const probe = createServer();
+    const free = await new Promise((resolve) => {
+      probe.once('error', () => resolve(false));
+      probe.listen(port, '127.0.0.1', () => resolve(true));
+    });
+    if (!free) continue;
+    await new Promise((resolve) => probe.close(resolve));
+    return `127.0.0.1:${port}`;
+  }
+}
 
 export class Server {
   #process;
@@ -32,7 +52,7 @@ export class Server {
   #address() {
     return new Promise((resolve, reject) => {
       let said = '';
-      const late = setTimeout(() => reject(new Error(`no address within 10 s:\n${said}`)), 10_000);
+      const late = setTimeout(() => reject(new Error(`no address within ${DEADLINE} ms:\n${said}`)), DEADLINE);
       const onText = (text) => {
         said += text;
         const found = /https?:\/\/127\.0\.0\.1:[1-9]\d*/.exec(said);
