@@ -88,9 +88,8 @@ impl fmt::Display for Outcome {
 
 impl Trial {
     /// A trial on nodes with these brokers. Nothing has gone wrong yet.
-    async fn begin(seed: u64, broker_urls: &[String]) -> Self {
+    async fn begin(seed: u64, broker_urls: &[String], workload: Workload) -> Self {
         let fleet = Fleet::start(broker_urls).await;
-        let workload = Workload::default();
         let crowd = Crowd::gather(&fleet, workload).await;
         let random = StdRng::seed_from_u64(seed);
         Self { seed, random, fleet, crowd, workload, started: Instant::now(), log: Vec::new() }
@@ -199,7 +198,7 @@ async fn on_one_node_nothing_that_the_network_does_loses_anything() {
     faults.extend(NETWORK.map(Fault::Front));
     for seed in seeds {
         println!("seed {seed}");
-        let outcome = Trial::begin(seed, &["memory:".into()]).await.run(&faults, length).await;
+        let outcome = Trial::begin(seed, &["memory:".into()], Workload::default()).await.run(&faults, length).await;
         assert!(outcome.report.violations.is_empty() && outcome.report.announced.is_empty(), "{outcome}");
     }
 }
@@ -208,9 +207,11 @@ async fn on_one_node_nothing_that_the_network_does_loses_anything() {
 async fn a_node_that_forgets_with_its_end_always_tells() {
     let (seeds, length) = plan(&[2], 10);
     let faults = [Fault::KillNode, Fault::TerminateNode, Fault::Front(Network::Cut), Fault::Front(Network::Delay)];
+    // A broker that forgets keys takes what is sent again for something new, and only where there is history can it say so.
+    let workload = Workload { plain_channels: 0, ..Workload::default() };
     for seed in seeds {
         println!("seed {seed}");
-        let outcome = Trial::begin(seed, &["memory:".into()]).await.run(&faults, length).await;
+        let outcome = Trial::begin(seed, &["memory:".into()], workload).await.run(&faults, length).await;
         assert!(outcome.report.violations.is_empty(), "{outcome}");
     }
 }

@@ -60,13 +60,18 @@ impl Recorder {
         self.write(|history| check(history, floor))
     }
 
-    /// Completes once every connected subscriber has seen what was accepted, or after `patience`: then what is missing
-    /// is lost. To be called when nobody publishes any more and everybody is connected.
+    /// Completes once every subscriber is connected and has seen what was accepted, or after `patience`: then what is
+    /// missing is lost. To be called when nobody publishes any more.
     pub async fn settle(&self, patience: Duration) {
         let until = Instant::now() + patience;
-        while self.check(Floor::default()).breaks(Rule::Lost) && Instant::now() < until {
+        while !self.is_settled() && Instant::now() < until {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
+    }
+
+    fn is_settled(&self) -> bool {
+        let report = self.check(Floor::default());
+        !report.breaks(Rule::Lost) && self.write(|history| history.subscribers.len() == report.live)
     }
 
     fn write<T>(&self, change: impl FnOnce(&mut History) -> T) -> T {

@@ -22,7 +22,7 @@ use super::{
     link::{Gone, Link},
 };
 use crate::support::{
-    Answer, DEADLINE,
+    Answer, Call,
     checker::{
         EventId, Floor, Position, Report,
         recorder::{Publishing, Recorder, Watching},
@@ -35,6 +35,9 @@ const ANSWER: Duration = Duration::from_secs(3);
 
 /// How long a publisher tries to get an event in.
 const PERSISTENCE: Duration = Duration::from_secs(15);
+
+/// How long after the last publication everybody may take to see it.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How long a client waits before it tries another node: any time up to this.
 const PAUSE: Duration = Duration::from_millis(300);
@@ -66,11 +69,6 @@ impl Workload {
     /// How many subscribers there are in all.
     pub fn subscribers(&self) -> usize {
         (self.channels + self.plain_channels) * self.subscribers
-    }
-
-    /// How many of them are in channels with history.
-    pub fn positioned(&self) -> usize {
-        self.channels * self.subscribers
     }
 }
 
@@ -156,7 +154,7 @@ impl Crowd {
 
     /// Lets publishers come to an end and subscribers catch up, and judges it all.
     pub async fn disperse(self) -> Report {
-        self.disperse_within(DEADLINE).await
+        self.disperse_within(PATIENCE).await
     }
 
     /// The same with less patience for what is still missing.
@@ -275,10 +273,10 @@ async fn insist(scene: &Scene, token: &str, event: EventId, channel: &str, mut p
     let until = Instant::now() + PERSISTENCE;
     while Instant::now() < until {
         match post(scene, token, channel, &body).await {
-            Some(Ok(answer)) if answer.status == 200 => return publishing.accepted(position_in(&answer.json())),
+            Some(Ok((200, answer))) => return publishing.accepted(position_in(&answer)),
             // Not in: a node that could not be reached, or says that it could not do it.
             None => {}
-            Some(Ok(answer)) if [429, 503].contains(&answer.status) => {}
+            Some(Ok((429 | 503, _))) => {}
             // A 504, another failure, or no answer at all: it may be in.
             Some(_) => publishing.unanswered(),
         }
@@ -287,26 +285,25 @@ async fn insist(scene: &Scene, token: &str, event: EventId, channel: &str, mut p
     publishing.refused();
 }
 
-/// Asks any living node; `None` where it could not even be sent.
-async fn post(scene: &Scene, token: &str, channel: &str, body: &str) -> Option<Result<Answer, Gone>> {
+/// Asks any living node: the status and what it answered. `None` where it could not even be sent.
+async fn post(scene: &Scene, token: &str, channel: &str, body: &str) -> Option<Result<(u16, Value), Gone>> {
     let address = scene.directory.any()?;
     let mut socket = timeout(ANSWER, TcpStream::connect(address)).await.ok()?.ok()?;
-    let head = format!(
-        "POST /v1/channels/{channel}/publish HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\nauthorization: Bearer \
-         {token}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
-        body.len()
-    );
+    let call = Call::new(address, "POST", &format!("/v1/channels/{channel}/publish")).key(token).body(body);
+    let bytes = call.header("Content-Type", "application/json").bytes();
     let exchange = async {
-        socket.write_all((head + body).as_bytes()).await?;
+        socket.write_all(&bytes).await?;
         let mut bytes = Vec::new();
         socket.read_to_end(&mut bytes).await?;
         std::io::Result::Ok(bytes)
     };
-    let answered = match timeout(ANSWER, exchange).await {
-        Ok(Ok(bytes)) if bytes.windows(4).any(|four| four == b"\r\n\r\n") => Ok(Answer::parse(&bytes)),
-        _ => Err(Gone),
+    let whole = |bytes: &Vec<u8>| bytes.windows(4).any(|four| four == b"\r\n\r\n");
+    let answer = match timeout(ANSWER, exchange).await {
+        Ok(Ok(bytes)) if whole(&bytes) => Answer::parse(&bytes),
+        _ => return Some(Err(Gone)),
     };
-    Some(answered)
+    // It may have been cut off in the middle.
+    Some(serde_json::from_str(&answer.body).map(|body| (answer.status, body)).map_err(|_| Gone))
 }
 
 fn position_in(answer: &Value) -> Option<Position> {
