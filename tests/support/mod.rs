@@ -7,7 +7,10 @@
 mod child;
 mod client;
 mod http;
+pub mod port;
+pub mod proxy;
 mod raw;
+pub mod redis;
 mod server;
 mod token;
 
