@@ -5,6 +5,7 @@
 
 pub mod memory;
 mod presence;
+pub mod redis;
 
 use std::{sync::Arc, time::Duration};
 
