@@ -241,13 +241,16 @@ fn max_connections(config: &Config) -> Result<usize, RunError> {
     }
 }
 
+/// Tasks that last as long as the server.
+type Upkeep = Vec<JoinHandle<()>>;
+
 /// The broker that the configuration names, and what keeps it tidy.
 fn open_broker(
     config: &Config,
     node: &NodeId,
     hub: &Arc<Hub>,
     metrics: &Arc<Metrics>,
-) -> Result<(Arc<dyn Broker>, Vec<JoinHandle<()>>), RunError> {
+) -> Result<(Arc<dyn Broker>, Upkeep), RunError> {
     let url: BrokerUrl = config.broker.url.parse()?;
     let deliver = Deliver::new(hub.clone());
     if url.kind == BrokerKind::Memory {

@@ -1,6 +1,7 @@
 //! The command line, driven as a person would: the real program, its output and its exit code.
 
 mod client;
+mod doctor;
 mod real;
 
 use std::{

@@ -8,12 +8,14 @@
 //! | `relay.rs`, `order.rs` | hears, and hands on in order   ← hot path, 2nd of 3 |
 //! | `history.rs`, `lua/read.lua` | reads histories, fills gaps |
 //! | `presence.rs` | members under leases; those of dead nodes are swept |
+//! | `examine.rs` | what `fanwire doctor` looks at |
 //! | `keys.rs`, `wire.rs`, `script.rs` | names, bytes, and how scripts are called |
 //!
 //! While Redis is away, connections stay, publications wait in the outbox, and everything else is refused as unavailable.
 //! After its return each channel that is listened to is compared with what was heard of it, and what is missing is read.
 //! `redis` is named in this folder only.
 
+pub mod examine;
 mod history;
 mod keys;
 mod listen;

@@ -157,7 +157,7 @@ impl Courier {
             self.waiting.extend(arrived.drain(..));
             self.drop_overdue();
             let live = match &*state.borrow_and_update() {
-                State::Live(live) => Some(live.clone()),
+                State::Live(live) => Some(live.as_ref().clone()),
                 State::Away(_) | State::Starting => None,
             };
             let made_way = match live {

@@ -47,7 +47,7 @@ pub(super) enum State {
     /// Since its last sign of life it could not be reached, and why.
     Away(Arc<str>),
     /// It can.
-    Live(Live),
+    Live(Box<Live>),
 }
 
 /// A connection that works, as far as is known.
@@ -93,7 +93,7 @@ impl Server {
     /// There is none just now.
     pub fn live(&self) -> Result<Live, BrokerError> {
         match &*self.state.borrow() {
-            State::Live(live) => Ok(live.clone()),
+            State::Live(live) => Ok(live.as_ref().clone()),
             State::Starting => Err(BrokerError::Unavailable("not connected to Redis yet".into())),
             State::Away(why) => Err(BrokerError::Unavailable(why.to_string())),
         }
@@ -187,7 +187,7 @@ impl Server {
                     info!(address = %live.client.get_connection_info().addr(), "connected to Redis");
                     attempt = 0;
                     self.heard_of(&live);
-                    self.state.send_replace(State::Live(live));
+                    self.state.send_replace(State::Live(live.into()));
                     let Ok(why) = away(&mut state).await else { return };
                     warn!(%why, "the connection to Redis broke; publications wait, connections stay");
                     told = true;

@@ -12,7 +12,10 @@ use serde::Deserialize;
 use tokio::time::timeout;
 
 use super::{Finding, Level};
-use crate::config::Config;
+use crate::{
+    broker::redis::examine::{self, Verdict},
+    config::{BrokerConfig, BrokerKind, BrokerUrl, Config},
+};
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -29,13 +32,28 @@ pub(super) async fn look(config: &Config) -> Vec<Finding> {
         }
         findings.push(finding);
     }
-    findings.push(Finding::ok("broker", "memory: history ends with the process, and no other node shares it"));
+    findings.extend(broker(&config.broker).await);
     for (at, app) in config.apps.iter().enumerate() {
         if !app.tokens.jwks_url.is_empty() {
             findings.push(jwks(&format!("app[{at}].tokens.jwks_url"), &app.tokens.jwks_url).await);
         }
     }
     findings
+}
+
+/// What there is to say of the broker. A URL that is none was told of with the configuration.
+async fn broker(config: &BrokerConfig) -> Vec<Finding> {
+    let Ok(url) = config.url.parse::<BrokerUrl>() else { return Vec::new() };
+    if url.kind == BrokerKind::Memory {
+        return vec![Finding::ok("broker", "memory: history ends with the process, and no other node shares it")];
+    }
+    let found = examine::examine(&url, config).await;
+    let level = |verdict| match verdict {
+        Verdict::Good => Level::Ok,
+        Verdict::Advice => Level::Warn,
+        Verdict::Bad => Level::Fail,
+    };
+    found.into_iter().map(|found| Finding { level: level(found.verdict), what: found.what, text: found.text }).collect()
 }
 
 fn port(what: &'static str, address: SocketAddr) -> Finding {
