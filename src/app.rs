@@ -20,7 +20,7 @@ use self::{
     sockets::{Certificate, Sockets},
 };
 use crate::{
-    broker::{Broker, memory::MemoryBroker, redis::RedisBroker},
+    broker::{Broker, memory::MemoryBroker},
     config::{BrokerKind, BrokerUrl, Config, InvalidBrokerUrl},
     domain::NodeId,
     gateway::{Gateway, GatewayError},
@@ -257,7 +257,7 @@ fn open_broker(
         let broker = Arc::new(MemoryBroker::new(deliver, config.broker.max_memory.0));
         return Ok((broker.clone(), vec![tokio::spawn(sweep(broker))]));
     }
-    Ok((RedisBroker::start(url, &config.broker, node, deliver, metrics.clone()), Vec::new()))
+    Ok((crate::broker::redis::RedisBroker::start(url, &config.broker, node, deliver, metrics.clone()), Vec::new()))
 }
 
 async fn sweep(broker: Arc<MemoryBroker>) {

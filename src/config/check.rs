@@ -108,6 +108,9 @@ fn broker_at(url: &BrokerUrl, config: &Config, report: &mut Report) {
     if url.kind == BrokerKind::Memory && config.broker.replica_acks != 0 && report.sound(&["broker.replica_acks"]) {
         report.fault("broker.replica_acks", "is for Redis: `memory:` has no replicas, leave this out");
     }
+    if url.kind == BrokerKind::Cluster {
+        report.fault("broker.url", "Redis Cluster comes with a later version: use one Redis, or Sentinel");
+    }
     let exposed: Vec<_> = url.exposed().collect();
     if !exposed.is_empty() {
         let problem = format!(

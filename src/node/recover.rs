@@ -176,7 +176,7 @@ impl Node {
         way.at = subscribed.position;
         way.connection.tell_epoch(way.channel, subscribed.position.map(|position| position.epoch));
         way.announce(subscribed);
-        self.metrics.gap(missed.publications.len());
+        self.metrics.position_lost();
         Ok(missed)
     }
 }

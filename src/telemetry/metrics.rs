@@ -35,6 +35,7 @@ pub struct Metrics {
     rate_limited: Family<LimitLabels, Counter>,
     connections: Family<ConnectionLabels, Gauge>,
     gaps: Counter,
+    positions_lost: Counter,
     gap_publications: Counter,
     broker_up: Gauge,
     broker_round_trip: Histogram,
@@ -112,6 +113,7 @@ impl Metrics {
             rate_limited: Family::default(),
             connections: Family::default(),
             gaps: Counter::default(),
+            positions_lost: Counter::default(),
             gap_publications: Counter::default(),
             broker_up: Gauge::default(),
             broker_round_trip: Histogram::new(ROUND_TRIPS),
@@ -130,9 +132,12 @@ impl Metrics {
         registry.register("refusals", "Commands and requests refused, by error code", self.refusals.clone());
         registry.register("rate_limited", "Refusals by a rate limit, by limit", self.rate_limited.clone());
         registry.register("connections", "Connections now", self.connections.clone());
-        registry.register("broker_gaps", "Subscriptions that were told of a gap", self.gaps.clone());
-        let help = "Publications sent after a gap, in place of those that were missed";
+        let help = "Times that publications did not reach this node and were read from history";
+        registry.register("broker_gaps", help, self.gaps.clone());
+        let help = "Publications that were read from history after a gap";
         registry.register("broker_gap_publications", help, self.gap_publications.clone());
+        let help = "Subscriptions that were told, unasked, that their position is lost";
+        registry.register("positions_lost", help, self.positions_lost.clone());
         registry.register("broker_up", "Whether the last probe came back from the broker", self.broker_up.clone());
         let help = "How long a probe took to the broker and back";
         let unit = prometheus_client::registry::Unit::Seconds;
@@ -200,10 +205,15 @@ impl Metrics {
         self.connections.get_or_create(&ConnectionLabels { protocol, transport: transport.name() }).inc_by(change);
     }
 
-    /// Counts a subscription that was told of a gap, and what it got instead.
+    /// Counts a gap in what this node heard, and the publications that were read for it.
     pub fn gap(&self, publications: usize) {
         self.gaps.inc();
         self.gap_publications.inc_by(publications as u64);
+    }
+
+    /// Counts a subscription that was told that its position is lost.
+    pub fn position_lost(&self) {
+        self.positions_lost.inc();
     }
 }
 

@@ -72,6 +72,7 @@ async fn a_redis_that_is_gone_or_stands_still_is_a_failure() {
 async fn a_replica_is_no_broker() {
     let (primary, replica) = (RedisServer::start().await, RedisServer::start().await);
     replica.replica_of(&primary).await;
+    primary.until("the replica to be in sync", &["INFO", "replication"], |info| info.contains("state=online")).await;
     let run = doctor(&replica.url(), &[]).await;
     assert!(run.code == 1, "{}", run.out);
     assert!(has(&run, "fail  redis role", &format!("replica of 127.0.0.1:{}", primary.port())), "{}", run.out);
