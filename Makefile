@@ -6,11 +6,11 @@ TOOLS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/fanwire-tools
 export TOOLS
 export PATH := $(TOOLS)/bin:$(PATH)
 
-STAGES ?= tools format lint licences rust doc release autobahn browser fuzz load
+STAGES ?= tools format lint licences rust doc release deploy autobahn browser fuzz load
 # Seconds for each fuzz target.
 FUZZ_SECONDS ?= 20
 
-.PHONY: run test tools format lint licences rust doc release autobahn browser fuzz load
+.PHONY: run test tools format lint licences rust doc release deploy autobahn browser fuzz load
 
 run:
 	cargo run --release --locked
@@ -44,6 +44,10 @@ doc:
 
 release:
 	cargo build --release --locked --bins --examples
+
+# What deploy/ ships, held to the server and run as far as it can be here: Redis, and the load balancer over two nodes.
+deploy: release
+	deploy/check target/release/fanwire
 
 # The Autobahn cases against the echo example, which is on the production socket code.
 autobahn: release
