@@ -6,7 +6,7 @@ TOOLS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/fanwire-tools
 export TOOLS
 export PATH := $(TOOLS)/bin:$(PATH)
 
-STAGES ?= tools format lint licences rust doc release autobahn browser fuzz load
+STAGES ?= tools format lint licences rust doc release deploy autobahn browser fuzz load
 # Seconds for each fuzz target.
 FUZZ_SECONDS ?= 20
 
@@ -14,7 +14,7 @@ FUZZ_SECONDS ?= 20
 SECONDS ?= 600
 SEED ?=
 
-.PHONY: run test tools format lint licences rust doc release autobahn browser fuzz load soak
+.PHONY: run test tools format lint licences rust doc release deploy autobahn browser fuzz load soak
 
 run:
 	cargo run --release --locked
@@ -48,6 +48,10 @@ doc:
 
 release:
 	cargo build --release --locked --bins --examples
+
+# What deploy/ ships, held to the server and run as far as it can be here: Redis, and the load balancer over two nodes.
+deploy: release
+	deploy/check target/release/fanwire
 
 # The Autobahn cases against the echo example, which is on the production socket code.
 autobahn: release

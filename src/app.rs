@@ -53,6 +53,9 @@ pub enum RunError {
     /// The broker's URL cannot be understood.
     #[error("broker.url: {0}")]
     Broker(#[from] InvalidBrokerUrl),
+    /// Publications are not spread over several primaries yet.
+    #[error("broker.url: Redis Cluster comes with a later version; use one Redis, or Sentinel")]
+    Cluster,
     /// Keys cannot be loaded.
     #[error(transparent)]
     Gateway(#[from] GatewayError),
@@ -253,6 +256,9 @@ fn open_broker(
 ) -> Result<(Arc<dyn Broker>, Upkeep), RunError> {
     let url: BrokerUrl = config.broker.url.parse()?;
     let deliver = Deliver::new(hub.clone());
+    if url.kind == BrokerKind::Cluster {
+        return Err(RunError::Cluster);
+    }
     if url.kind == BrokerKind::Memory {
         let broker = Arc::new(MemoryBroker::new(deliver, config.broker.max_memory.0));
         return Ok((broker.clone(), vec![tokio::spawn(sweep(broker))]));

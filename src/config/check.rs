@@ -109,7 +109,7 @@ fn broker_at(url: &BrokerUrl, config: &Config, report: &mut Report) {
         report.fault("broker.replica_acks", "is for Redis: `memory:` has no replicas, leave this out");
     }
     if url.kind == BrokerKind::Cluster {
-        report.fault("broker.url", "Redis Cluster comes with a later version: use one Redis, or Sentinel");
+        report.warn("broker.url", "Redis Cluster comes with a later version: the server does not start with it");
     }
     let exposed: Vec<_> = url.exposed().collect();
     if !exposed.is_empty() {

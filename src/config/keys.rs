@@ -189,7 +189,7 @@ static BROKER: &[Key] = &[
         Kind::Text,
         "\"memory:\", the broker inside this process: history lives as long as it does, and it is the only node. Or a Redis \
          that all nodes share: redis://user:password@host:6379/0, rediss:// for TLS, redis+sentinel://h1:26379,h2:26379/mymaster, \
-         redis+cluster://h1:6379,h2:6379.",
+         redis+cluster://h1:6379,h2:6379 (not served yet).",
     ),
     one(
         "prefix",

@@ -284,7 +284,7 @@ impl Server {
 
 impl Past {
     async fn ask(connection: &mut MultiplexedConnection) -> Result<Self, RedisError> {
-        let text: String = redis::cmd("INFO").arg("everything").query_async(connection).await?;
+        let text: String = redis::cmd("INFO").query_async(connection).await?;
         let field = |name: &str| {
             let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
             line.unwrap_or_default().trim()
