@@ -39,7 +39,6 @@ const COMMANDS: &[&[&str]] = &[
     &["HINCRBY", KEY, "n", "1"],
     &["PERSIST", KEY],
     &["EXISTS", KEY],
-    &["DEL", KEY],
     &["SADD", KEY, "m"],
     &["SMEMBERS", KEY],
     &["SREM", KEY, "m"],
