@@ -7,8 +7,8 @@ use std::{cell::Cell, rc::Rc, sync::Arc, time::Duration};
 
 use fanwire::{
     broker::{
-        Accepted, Broker, BrokerError, History, Listener, PresenceStore, Relayed, Retention, Submission,
-        memory::MemoryBroker,
+        Accepted, Broker, BrokerError, Commander, History, Listener, Order, PresenceStore, Relayed, Retention,
+        Submission, memory::MemoryBroker,
     },
     config::{Config, HistoryConfig, NamespaceConfig, Rate, Span, WhenSlow},
     domain::{
@@ -60,6 +60,12 @@ impl PresenceStore for Hesitant {
 
     fn members<'a>(&'a self, channel: &'a Channel) -> BoxFuture<'a, Result<Vec<Member>, BrokerError>> {
         self.inner.members(channel)
+    }
+}
+
+impl Commander for Hesitant {
+    fn order(&self, order: Order) -> BoxFuture<'_, Result<(), BrokerError>> {
+        self.inner.order(order)
     }
 }
 

@@ -4,7 +4,7 @@ use std::{rc::Rc, sync::Arc};
 
 use futures_util::future::{BoxFuture, FutureExt};
 
-use super::ROOM_DEADLINE;
+use super::{ROOM_DEADLINE, order};
 use crate::{
     broker::{Listener, Relayed},
     domain::{Channel, Epoch, Position, Push},
@@ -68,6 +68,7 @@ impl Listener for Deliver {
             Relayed::Leave(channel, member) => self.push(channel.clone(), Push::Leave { channel, member }),
             Relayed::Reset(channel, top) => self.reset(channel, top.epoch),
             Relayed::Lost(channel, last) => self.lost(channel, last),
+            Relayed::Order(order, age) => order::carry_out(&self.hub, order, age),
         }
     }
 

@@ -18,14 +18,16 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use foldhash::fast::RandomState;
 use futures_util::future::{self, BoxFuture, FutureExt};
 
 use self::stream::{Stream, kept_size, key_size};
-use super::{Accepted, Broker, BrokerError, History, Listener, PresenceStore, Relayed, Retention, Submission};
+use super::{
+    Accepted, Broker, BrokerError, Commander, History, Listener, Order, PresenceStore, Relayed, Retention, Submission,
+};
 use crate::domain::{Channel, ConnectionId, HistoryQuery, Member, Publication};
 
 const STRIPES: usize = 64;
@@ -277,6 +279,13 @@ impl PresenceStore for MemoryBroker {
     }
 }
 
+impl Commander for MemoryBroker {
+    fn order(&self, order: Order) -> BoxFuture<'_, Result<(), BrokerError>> {
+        self.listener.relayed(Relayed::Order(order, Duration::ZERO));
+        future::ready(Ok(())).boxed()
+    }
+}
+
 /// A stripe is changed in one piece under its lock, so one that a panic left behind is still whole.
 fn lock(stripe: &Mutex<Stripe>) -> MutexGuard<'_, Stripe> {
     stripe.lock().unwrap_or_else(PoisonError::into_inner)
@@ -288,7 +297,7 @@ fn full() -> BrokerError {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::atomic::AtomicU64, time::Duration};
+    use std::sync::atomic::AtomicU64;
 
     use super::*;
     use crate::{

@@ -10,8 +10,10 @@
 //! | `fanwire:x:{<lease>}` | set | a day, renewed | the channels in which the lease may have members |
 //! | `fanwire:f:{<lease>}` | string | 1 h | the mark that a lease has ended |
 //! | `fanwire:leases` | sorted set | for ever; small | all leases that are not known to have ended |
+//! | `fanwire:o` | stream | 10 min after the last | orders to all nodes: entries with `d`, the order |
 //! | `fanwire:r:{app:name}` | Pub/Sub channel | | the relay |
 //! | `fanwire:b:<node>` | Pub/Sub channel | | a node's probes, to itself |
+//! | `fanwire:c` | Pub/Sub channel | | says to all nodes that there is an order |
 //!
 //! What stands in braces is the hash tag, so all that belongs to a channel is in one slot of a cluster. A name may hold
 //! braces itself; the tag then ends earlier, but for all of that channel's keys at the same place.
@@ -89,6 +91,16 @@ impl Keys {
     /// All leases.
     pub fn leases(&self) -> String {
         format!("{}:leases", self.prefix)
+    }
+
+    /// The orders to all nodes.
+    pub fn orders(&self) -> String {
+        format!("{}:o", self.prefix)
+    }
+
+    /// Where all nodes hear that there is an order.
+    pub fn control(&self) -> String {
+        format!("{}:c", self.prefix)
     }
 
     /// Where a node hears its own probes.

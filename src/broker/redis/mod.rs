@@ -8,6 +8,7 @@
 //! | `relay.rs`, `order.rs` | hears, and hands on in order   ← hot path, 2nd of 3 |
 //! | `history.rs`, `lua/read.lua` | reads histories, fills gaps |
 //! | `presence.rs` | members under leases; those of dead nodes are swept |
+//! | `orders.rs` | what the application wants of connections on any node |
 //! | `examine.rs` | what `fanwire doctor` looks at |
 //! | `keys.rs`, `wire.rs`, `script.rs` | names, bytes, and how scripts are called |
 //!
@@ -20,6 +21,7 @@ mod history;
 mod keys;
 mod listen;
 mod order;
+mod orders;
 mod outbox;
 mod presence;
 mod relay;
@@ -37,6 +39,7 @@ use self::{
     history::Reader,
     keys::Keys,
     listen::Ear,
+    orders::Orders,
     outbox::{Limits, Outbox, fresh_epoch, numbering_ttl},
     presence::Leases,
     relay::Table,
@@ -89,7 +92,9 @@ impl RedisBroker {
         let settings = outbox::Settings { keys: keys.clone(), field: format!("n{life}"), limits };
         let (outbox, courier) = Outbox::new(server.clone(), settings);
         let (table, gaps) = Table::new(listener.clone(), keys.clone());
-        let ear = Ear::new(server.clone(), table.clone(), keys.clone(), &format!("{node}-{life}"));
+        let orders = Orders::new(server.clone(), keys.clone(), listener.clone());
+        let ear =
+            Ear::new(server.clone(), table.clone(), keys.clone(), &format!("{node}-{life}"), orders.heard.clone());
         let reader = Reader { server: server.clone(), keys: keys.clone() };
         let mut tasks = JoinSet::new();
         let (witnesses, names) = (table.clone(), keys.clone());
@@ -100,6 +105,7 @@ impl RedisBroker {
         );
         tasks.spawn(courier.run());
         tasks.spawn(ear.clone().run());
+        tasks.spawn(orders.run());
         let leases = Leases::new(server.clone(), keys.clone(), &life);
         tasks.spawn(leases.clone().run());
         tasks.spawn(history::fill_gaps(table.clone(), reader.clone(), listener, metrics, gaps));

@@ -18,6 +18,8 @@ const ALL: [(Script, &str); Script::COUNT] = [
     (Script::Hold, include_str!("lua/hold.lua")),
     (Script::Claim, include_str!("lua/claim.lua")),
     (Script::Fence, include_str!("lua/fence.lua")),
+    (Script::Order, include_str!("lua/order.lua")),
+    (Script::Orders, include_str!("lua/orders.lua")),
 ];
 
 /// The closed list of scripts; each file in `lua/` says what it is given and what it answers.
@@ -32,10 +34,12 @@ pub(super) enum Script {
     Hold,
     Claim,
     Fence,
+    Order,
+    Orders,
 }
 
 impl Script {
-    const COUNT: usize = 9;
+    const COUNT: usize = 11;
 }
 
 /// What one script is called by.

@@ -1,0 +1,119 @@
+//! Orders to all nodes, in a stream that each node reads from where it stands.
+//!
+//! What is published on the way is only that there is something to read, so an order is neither lost nor done twice with
+//! the relay: a node that did not hear of it looks every [`LOOK`] anyway, and finds it once Redis is back. Ids are times
+//! of Redis' own clock, which makes an order's age known whatever a node's clock says. Start at [`Orders::run`].
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, FutureExt};
+use redis::Value;
+use tokio::sync::Notify;
+use tracing::warn;
+
+use super::{
+    RedisBroker,
+    keys::Keys,
+    outbox::millis,
+    script::Script,
+    server::{Live, Server},
+    wire,
+};
+use crate::broker::{BrokerError, Commander, Listener, ORDERS_KEPT, Order, Relayed};
+
+/// How often a node looks for orders that it did not hear of.
+const LOOK: Duration = Duration::from_secs(2);
+/// Orders in one answer.
+const BATCH: usize = 200;
+/// About how many orders are kept, the newest.
+const MOST: usize = 100_000;
+/// Before the first order.
+const BEGINNING: &str = "0-0";
+
+/// The orders of all nodes.
+pub(super) struct Orders {
+    server: Arc<Server>,
+    keys: Keys,
+    listener: Arc<dyn Listener>,
+    /// There may be something to read.
+    pub heard: Arc<Notify>,
+}
+
+/// What was read.
+struct Page {
+    /// The id of the last order in it.
+    last: String,
+    is_full: bool,
+}
+
+impl Orders {
+    pub fn new(server: Arc<Server>, keys: Keys, listener: Arc<dyn Listener>) -> Arc<Self> {
+        Arc::new(Self { server, keys, listener, heard: Arc::default() })
+    }
+
+    /// Reads for ever, and hands on. A node that starts reads all that is kept: it may have let connections in while
+    /// Redis was away, and who came after an order is not meant by it.
+    pub async fn run(self: Arc<Self>) {
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut last = BEGINNING.to_owned();
+        loop {
+            tokio::select! {
+                _ = look.tick() => {}
+                () = self.heard.notified() => {}
+            }
+            // What cannot be read now is read the next time.
+            while let Ok(Some(page)) = self.read(&last).await {
+                last = page.last;
+                if !page.is_full {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Hands on what comes after the order with the id `last`; `None` where there is nothing.
+    async fn read(&self, last: &str) -> Result<Option<Page>, BrokerError> {
+        let read = |live: &Live| Script::Orders.call(live.dialect, &[self.keys.orders()]).arg(last).arg(BATCH).take();
+        let Value::Array(answer) = self.server.ask(read).await? else { return Ok(None) };
+        let mut texts = answer.into_iter().map(|value| match value {
+            Value::BulkString(bytes) => Bytes::from(bytes),
+            _ => Bytes::new(),
+        });
+        let now = texts.next().and_then(|now| std::str::from_utf8(&now).ok()?.parse().ok()).unwrap_or(0);
+        let mut page = None;
+        let mut count = 0;
+        while let (Some(id), Some(order)) = (texts.next(), texts.next()) {
+            count += 1;
+            let Ok(id) = std::str::from_utf8(&id) else { continue };
+            match wire::order(order) {
+                Some(order) => self.listener.relayed(Relayed::Order(order, age(id, now))),
+                None => warn!(id, "an order of another version cannot be read, and is not done here"),
+            }
+            page = Some(Page { last: id.to_owned(), is_full: count == BATCH });
+        }
+        Ok(page)
+    }
+}
+
+impl Commander for RedisBroker {
+    fn order(&self, order: Order) -> BoxFuture<'_, Result<(), BrokerError>> {
+        async move {
+            let (keys, text) = ([self.keys.orders()], wire::write_order(&order));
+            let tell = |live: &Live| {
+                let mut call = Script::Order.call(live.dialect, &keys);
+                call.arg(&text).arg(millis(ORDERS_KEPT)).arg(MOST).arg(self.keys.control());
+                call
+            };
+            self.server.ask(tell).await.map(drop)
+        }
+        .boxed()
+    }
+}
+
+/// How old an order with this id is, when Redis' clock says `now`.
+fn age(id: &str, now: u64) -> Duration {
+    let given = id.split('-').next().and_then(|time| time.parse().ok()).unwrap_or(now);
+    Duration::from_millis(now.saturating_sub(given))
+}
