@@ -15,7 +15,7 @@ use fanwire::{
     config::BrokerConfig,
     domain::{
         Channel, ConnectionId, Event, HistoryQuery, IdempotencyKey, Member, NodeId, Offset, Payload, Position,
-        PublicationId, UnixMillis,
+        PublicationId, Revocation, Revoked, TokenId, UnixMillis,
     },
     telemetry::Metrics,
 };
@@ -67,6 +67,7 @@ async fn holds(factory: impl Factory) {
     channels_are_apart(World::new(factory)).await;
     listening_is_counted(World::new(factory)).await;
     orders_come_once_and_in_order(World::new(factory)).await;
+    revocations_come_among_the_orders(World::new(factory)).await;
     within("the probe", World::new(factory).broker.probe()).await.unwrap();
 }
 
@@ -487,6 +488,35 @@ async fn orders_come_once_and_in_order(world: World) {
         other => panic!("an order was awaited, {other:?} came"),
     });
     assert_eq!(orders.collect::<Vec<_>>(), given);
+}
+
+async fn revocations_come_among_the_orders(world: World) {
+    let revocation = |tokens| Revocation { app: "app".parse().unwrap(), tokens, until: 253_402_300_799 };
+    let of_user = revocation(Revoked::User("ann of: Kent".parse().unwrap(), 1_764_000_000));
+    let of_one = revocation(Revoked::Token(TokenId::from_bits(7)));
+    for revocation in [&of_user, &of_one] {
+        within("a revocation", world.broker.revoke(revocation.clone())).await.unwrap();
+    }
+    let given = |relayed: Vec<Relayed>| {
+        let of = |relayed| match relayed {
+            Relayed::Revoked(revocation) => revocation,
+            other => panic!("a revocation was awaited, {other:?} came"),
+        };
+        relayed.into_iter().map(of).collect::<Vec<_>>()
+    };
+    // The first may be among those that are read at the beginning, too.
+    let come = |relayed: &[Relayed]| {
+        let all = given(relayed.to_vec());
+        all.contains(&of_user) && all.contains(&of_one)
+    };
+    within("both", async {
+        let mut count = 2;
+        while !come(&world.relayed(count).await) {
+            count += 1;
+        }
+    })
+    .await;
+    within("loading", world.broker.load_revocations()).await.unwrap();
 }
 
 async fn channels_are_apart(world: World) {

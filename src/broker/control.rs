@@ -1,11 +1,11 @@
-//! What the application's servers ask of connections, wherever these are.
+//! What the application's servers ask of connections, wherever these are, and which tokens count no more.
 
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 
 use super::BrokerError;
-use crate::domain::{AppId, ChannelName, ConnectionId, DisconnectReason, UserId};
+use crate::domain::{AppId, ChannelName, ConnectionId, DisconnectReason, Revocation, UserId};
 
 /// For how long an order reaches a node that does not hear anything just now.
 pub const ORDERS_KEPT: Duration = Duration::from_secs(10 * 60);
@@ -66,4 +66,12 @@ impl From<Dismissal> for DisconnectReason {
 pub trait Commander: Send + Sync {
     /// Gives an order. Nobody waits until it is done.
     fn order(&self, order: Order) -> BoxFuture<'_, Result<(), BrokerError>>;
+
+    /// Tells every node that tokens are revoked, as [`Relayed::Revoked`](super::Relayed::Revoked), and remembers it until
+    /// none of them would count any more.
+    fn revoke(&self, revocation: Revocation) -> BoxFuture<'_, Result<(), BrokerError>>;
+
+    /// Tells this node of every revocation that is remembered: before it lets anybody in. It is told anew, by itself,
+    /// whenever it may have missed some.
+    fn load_revocations(&self) -> BoxFuture<'_, Result<(), BrokerError>>;
 }

@@ -18,7 +18,7 @@ pub use self::{
 };
 use crate::domain::{
     Channel, ConnectionId, Event, HistoryQuery, IdempotencyKey, Member, Position, Publication, PublicationId,
-    Publisher, UnixMillis, UserId,
+    Publisher, Revocation, UnixMillis, UserId,
 };
 
 /// How much history a channel keeps.
@@ -114,6 +114,8 @@ pub enum Relayed {
     Lost(Channel, Position),
     /// The application wants something of connections, and how long ago it said so: who came since is not meant.
     Order(Order, Duration),
+    /// Tokens count no more; it may have been told before.
+    Revoked(Revocation),
 }
 
 /// The node's side of the relay. Never waits: it is called while the broker holds a channel's order.

@@ -1,11 +1,12 @@
-//! What the application wants of connections: given here for all nodes, and done here for this one's.
+//! What the application wants of connections: given here for all nodes, and done here for this one's. And which
+//! tokens count no more.
 
 use std::{rc::Rc, time::Duration};
 
 use super::{Node, refusal};
 use crate::{
-    broker::{Deed, Order, Target},
-    domain::{AppId, Refusal},
+    broker::{BrokerError, Deed, Order, Target},
+    domain::{AppId, Refusal, Revocation},
     hub::{Connection, Control, Hub},
 };
 
@@ -26,6 +27,29 @@ impl Node {
         let meant: usize = meant.await.into_iter().sum();
         self.broker.order(Order { app: app.clone(), target, deed }).await.map_err(refusal)?;
         Ok(meant)
+    }
+}
+
+impl Node {
+    /// Revokes tokens on every node: they are refused from now on, and connections with them end.
+    ///
+    /// # Errors
+    /// There are too many already, or the broker's failure.
+    pub async fn revoke(&self, revocation: Revocation) -> Result<(), Refusal> {
+        self.gateway.admit_revocation()?;
+        self.broker.revoke(revocation.clone()).await.map_err(refusal)?;
+        // Whoever asked may count on it here at once; the connections end as on every other node.
+        self.gateway.revoke(revocation);
+        Ok(())
+    }
+
+    /// Learns what was revoked before this node started.
+    ///
+    /// # Errors
+    /// The broker's failure, or that it did not answer in `deadline`.
+    pub async fn load_revocations(&self, deadline: Duration) -> Result<(), BrokerError> {
+        let loading = tokio::time::timeout(deadline, self.broker.load_revocations());
+        loading.await.unwrap_or(Err(BrokerError::Unanswered))
     }
 }
 

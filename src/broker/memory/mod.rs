@@ -28,7 +28,7 @@ use self::stream::{Stream, kept_size, key_size};
 use super::{
     Accepted, Broker, BrokerError, Commander, History, Listener, Order, PresenceStore, Relayed, Retention, Submission,
 };
-use crate::domain::{Channel, ConnectionId, HistoryQuery, Member, Publication};
+use crate::domain::{Channel, ConnectionId, HistoryQuery, Member, Publication, Revocation};
 
 const STRIPES: usize = 64;
 
@@ -282,6 +282,16 @@ impl PresenceStore for MemoryBroker {
 impl Commander for MemoryBroker {
     fn order(&self, order: Order) -> BoxFuture<'_, Result<(), BrokerError>> {
         self.listener.relayed(Relayed::Order(order, Duration::ZERO));
+        future::ready(Ok(())).boxed()
+    }
+
+    fn revoke(&self, revocation: Revocation) -> BoxFuture<'_, Result<(), BrokerError>> {
+        self.listener.relayed(Relayed::Revoked(revocation));
+        future::ready(Ok(())).boxed()
+    }
+
+    fn load_revocations(&self) -> BoxFuture<'_, Result<(), BrokerError>> {
+        // The node has the only table there is; it ends with the process.
         future::ready(Ok(())).boxed()
     }
 }

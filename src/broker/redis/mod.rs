@@ -8,7 +8,7 @@
 //! | `relay.rs`, `order.rs` | hears, and hands on in order   ← hot path, 2nd of 3 |
 //! | `history.rs`, `lua/read.lua` | reads histories, fills gaps |
 //! | `presence.rs` | members under leases; those of dead nodes are swept |
-//! | `orders.rs` | what the application wants of connections on any node |
+//! | `orders.rs`, `revocations.rs` | what the application wants of connections on any node; tokens that count no more |
 //! | `examine.rs` | what `fanwire doctor` looks at |
 //! | `keys.rs`, `wire.rs`, `script.rs` | names, bytes, and how scripts are called |
 //!
@@ -25,6 +25,7 @@ mod orders;
 mod outbox;
 mod presence;
 mod relay;
+mod revocations;
 mod script;
 mod server;
 mod wire;
@@ -64,6 +65,7 @@ pub struct RedisBroker {
     outbox: Outbox,
     table: Arc<Table>,
     ear: Arc<Ear>,
+    orders: Arc<Orders>,
     reader: Reader,
     leases: Arc<Leases>,
     keys: Keys,
@@ -107,11 +109,11 @@ impl RedisBroker {
         tasks.spawn(examine);
         tasks.spawn(courier.run());
         tasks.spawn(ear.clone().run());
-        tasks.spawn(orders.run());
+        tasks.spawn(orders.clone().run());
         tasks.spawn(leases.clone().run());
         tasks.spawn(history::fill_gaps(table.clone(), reader.clone(), listener, metrics, gaps));
         let owner = AbortOnDrop(tokio::spawn(outlive(tasks)));
-        Arc::new(Self { server, outbox, table, ear, reader, leases, keys, _owner: owner })
+        Arc::new(Self { server, outbox, table, ear, orders, reader, leases, keys, _owner: owner })
     }
 }
 

@@ -18,24 +18,27 @@ use super::{
     outbox::millis,
     script::Script,
     server::{Live, Server},
-    wire,
+    wire::{self, Told},
 };
-use crate::broker::{BrokerError, Commander, Listener, ORDERS_KEPT, Order, Relayed};
+use crate::{
+    broker::{BrokerError, Commander, Listener, ORDERS_KEPT, Order, Relayed},
+    domain::Revocation,
+};
 
 /// How often a node looks for orders that it did not hear of.
 const LOOK: Duration = Duration::from_secs(2);
 /// Orders in one answer.
 const BATCH: usize = 200;
 /// About how many orders are kept, the newest.
-const MOST: usize = 100_000;
+pub(super) const MOST: usize = 100_000;
 /// Before the first order.
 const BEGINNING: &str = "0-0";
 
 /// The orders of all nodes.
 pub(super) struct Orders {
-    server: Arc<Server>,
-    keys: Keys,
-    listener: Arc<dyn Listener>,
+    pub(super) server: Arc<Server>,
+    pub(super) keys: Keys,
+    pub(super) listener: Arc<dyn Listener>,
     /// There may be something to read.
     pub heard: Arc<Notify>,
 }
@@ -57,13 +60,18 @@ impl Orders {
     pub async fn run(self: Arc<Self>) {
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut last = BEGINNING.to_owned();
+        let (mut last, mut loaded) = (BEGINNING.to_owned(), None);
         loop {
             tokio::select! {
                 _ = look.tick() => {}
                 () = self.heard.notified() => {}
             }
-            // What cannot be read now is read the next time.
+            // What cannot be read now is read the next time. What was revoked while this node was away may be longer ago
+            // than orders are kept.
+            let generation = self.server.live().map(|live| live.generation).ok();
+            if generation.is_some() && generation != loaded && self.load().await.is_ok() {
+                loaded = generation;
+            }
             while let Ok(Some(page)) = self.read(&last).await {
                 last = page.last;
                 if !page.is_full {
@@ -87,8 +95,9 @@ impl Orders {
         while let (Some(id), Some(order)) = (texts.next(), texts.next()) {
             count += 1;
             let Ok(id) = std::str::from_utf8(&id) else { continue };
-            match wire::order(order) {
-                Some(order) => self.listener.relayed(Relayed::Order(order, age(id, now))),
+            match wire::told(order) {
+                Some(Told::Order(order)) => self.listener.relayed(Relayed::Order(order, age(id, now))),
+                Some(Told::Revoked(revocation)) => self.listener.relayed(Relayed::Revoked(revocation)),
                 None => warn!(id, "an order of another version cannot be read, and is not done here"),
             }
             page = Some(Page { last: id.to_owned(), is_full: count == BATCH });
@@ -109,6 +118,14 @@ impl Commander for RedisBroker {
             self.server.ask(tell).await.map(drop)
         }
         .boxed()
+    }
+
+    fn revoke(&self, revocation: Revocation) -> BoxFuture<'_, Result<(), BrokerError>> {
+        self.orders.revoke(revocation)
+    }
+
+    fn load_revocations(&self) -> BoxFuture<'_, Result<(), BrokerError>> {
+        self.orders.load().boxed()
     }
 }
 

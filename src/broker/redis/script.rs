@@ -21,6 +21,7 @@ const ALL: [(Script, &str); Script::COUNT] = [
     (Script::Era, include_str!("lua/era.lua")),
     (Script::Order, include_str!("lua/order.lua")),
     (Script::Orders, include_str!("lua/orders.lua")),
+    (Script::Revoke, include_str!("lua/revoke.lua")),
 ];
 
 /// The closed list of scripts; each file in `lua/` says what it is given and what it answers.
@@ -38,10 +39,11 @@ pub(super) enum Script {
     Era,
     Order,
     Orders,
+    Revoke,
 }
 
 impl Script {
-    const COUNT: usize = 12;
+    const COUNT: usize = 13;
 }
 
 /// What one script is called by.

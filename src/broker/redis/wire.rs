@@ -9,7 +9,8 @@
 //! big-endian.
 //!
 //! An order to all nodes: version, a letter for what (`D` and why, a byte; `S`, `U` and the channels), one for whom (`u`
-//! user, `c` connection), the app, whom, and the rest of what.
+//! user, `c` connection), the app, whom, and the rest of what. Among them `V<before> <until> <which>`, as text: tokens are
+//! revoked.
 
 use bytes::{Buf, Bytes};
 
@@ -17,7 +18,7 @@ use crate::{
     broker::{Deed, Dismissal, Order, Submission, Target},
     domain::{
         Channel, ChannelName, ConnectionId, Event, Member, Offset, Payload, Position, Publication, PublicationId,
-        Publisher, Tags, UnixMillis, UserId,
+        Publisher, Revocation, Revoked, Tags, TokenId, UnixMillis, UserId,
     },
 };
 
@@ -198,8 +199,48 @@ pub(super) fn write_order(order: &Order) -> Vec<u8> {
     out
 }
 
+/// What all nodes are told.
+#[derive(Debug, PartialEq)]
+pub(super) enum Told {
+    /// What they are to do.
+    Order(Order),
+    /// Tokens count no more.
+    Revoked(Revocation),
+}
+
+/// What an entry of the stream says that all nodes read.
+pub(super) fn told(bytes: Bytes) -> Option<Told> {
+    let Some(text) = bytes.strip_prefix(b"V") else { return order(bytes).map(Told::Order) };
+    let text = std::str::from_utf8(text).ok()?;
+    let at = text.match_indices(' ').nth(1)?.0;
+    revocation(&text[at + 1..], &text[..at]).map(Told::Revoked)
+}
+
+/// Which tokens are revoked, as one text; those issued before when, and until when they would count.
+pub(super) fn write_revocation(revocation: &Revocation) -> (String, u64, u64) {
+    let Revocation { app, tokens, until } = revocation;
+    let app = app.as_str();
+    match tokens {
+        Revoked::User(user, before) => (format!("u:{app}:{user}"), *before, *until),
+        Revoked::Token(id) => (format!("t:{app}:{:032x}", id.to_bits()), 0, *until),
+    }
+}
+
+/// A revocation from what [`write_revocation`] wrote, `times` with a blank between them.
+pub(super) fn revocation(which: &str, times: &str) -> Option<Revocation> {
+    let (before, until) = times.split_once(' ')?;
+    let (kind, rest) = which.split_once(':')?;
+    let (app, whose) = rest.split_once(':')?;
+    let tokens = match kind {
+        "u" => Revoked::User(whose.parse().ok()?, before.parse().ok()?),
+        "t" => Revoked::Token(TokenId::from_bits(u128::from_str_radix(whose, 16).ok()?)),
+        _ => return None,
+    };
+    Some(Revocation { app: app.parse().ok()?, tokens, until: until.parse().ok()? })
+}
+
 /// An order from what [`write_order`] wrote.
-pub(super) fn order(mut bytes: Bytes) -> Option<Order> {
+fn order(mut bytes: Bytes) -> Option<Order> {
     if bytes.try_get_u8().ok()? != VERSION {
         return None;
     }
@@ -344,14 +385,27 @@ mod tests {
             };
             let order = Order { app: "app".parse().unwrap(), target, deed };
             let written = write_order(&order);
-            prop_assert_eq!(self::order(written.clone().into()), Some(order.clone()));
+            prop_assert_eq!(told(written.clone().into()), Some(Told::Order(order.clone())));
             let cut = cut.min(written.len() - 1);
-            prop_assert_ne!(self::order(written[..cut].to_vec().into()), Some(order));
+            prop_assert_ne!(told(written[..cut].to_vec().into()), Some(Told::Order(order)));
+        }
+
+        #[test]
+        fn a_revocation_survives_its_way(user in "[a-z: ]{1,20}", id: u128, before: u64, until: u64, is_user: bool) {
+            let tokens = match is_user {
+                true => Revoked::User(user.parse().unwrap(), before),
+                false => Revoked::Token(TokenId::from_bits(id)),
+            };
+            let revocation = Revocation { app: "app".parse().unwrap(), tokens, until };
+            let (which, before, until) = write_revocation(&revocation);
+            let entry = format!("V{before} {until} {which}");
+            prop_assert_eq!(told(entry.into()), Some(Told::Revoked(revocation)));
+            let _ = told(format!("V{which}").into());
         }
 
         #[test]
         fn anything_else_is_nothing(bytes: Vec<u8>, cut in 0usize..60) {
-            let _ = self::order(bytes.clone().into());
+            let _ = told(bytes.clone().into());
             let _ = Message::read(&channel(), bytes.into());
             let member = Member {
                 connection: ConnectionId::from_bits(1),
