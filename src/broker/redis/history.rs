@@ -114,7 +114,7 @@ async fn fill(name: Name, table: Arc<Table>, reader: Reader, listener: Arc<dyn L
             ..HistoryQuery::default()
         };
         match reader.read(&channel, ALL, query).await {
-            Ok(history) => match table.fill(&name, history) {
+            Ok(history) => match table.fill(&name, last, history) {
                 Some(count) => filled += count,
                 None => break,
             },

@@ -206,11 +206,11 @@ impl Table {
         Some((entry.channel.clone(), entry.order.last()))
     }
 
-    /// Hands on what was read after a gap began. `None`: it is closed; else how many publications were handed on.
-    pub fn fill(&self, name: &Name, history: History) -> Option<usize> {
+    /// Hands on what was read after `from`, where a gap began. `None`: it is closed; else how many publications were handed on.
+    pub fn fill(&self, name: &Name, from: Option<Position>, history: History) -> Option<usize> {
         let mut entries = self.entries();
         let entry = entries.by_name.get_mut(name)?;
-        match entry.order.fill(history.top, history.trimmed, history.publications) {
+        match entry.order.fill(from, history.top, history.trimmed, history.publications) {
             Filled::Closed(next) => {
                 self.hand_on(next);
                 None
