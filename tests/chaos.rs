@@ -5,9 +5,13 @@
 //! `FANWIRE_CHAOS_SECONDS` it takes that many, with `FANWIRE_SEED` it has that seed (`make soak` sets both). A failure
 //! prints its seed and what was done when. Start at [`Trial::run`].
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
-use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
+use rand::{
+    Rng, SeedableRng,
+    rngs::StdRng,
+    seq::{IndexedRandom, IteratorRandom},
+};
 use tokio::time::{Instant, sleep};
 
 use crate::support::{
@@ -17,6 +21,7 @@ use crate::support::{
         crowd::{Crowd, Workload},
     },
     proxy::{BOTH, ChaosProxy, Way},
+    redis::{RedisServer, sentinel::RedisSentinel},
 };
 
 /// Something that goes wrong.
@@ -32,6 +37,22 @@ enum Fault {
     SlowReader,
     /// The way between clients and a node.
     Front(Network),
+    /// The way between a node and Redis.
+    Back(Network),
+    /// Redis is killed, and started anew with what it had.
+    KillRedis,
+    /// Redis stands still.
+    StopRedis,
+    /// Redis closes the connections on which nodes hear, several times.
+    CloseRelay,
+    /// Redis closes those on which they ask.
+    CloseCommands,
+    /// Redis forgets everything.
+    Flush,
+    /// Redis is killed, and started anew with nothing.
+    Empty,
+    /// Redis' primary dies, and its replica takes over, which may lack the last publications.
+    Failover,
 }
 
 /// What happens on a way.
@@ -62,10 +83,21 @@ const NETWORK: [Network; 10] = [
     Network::Refuse,
 ];
 
+/// What the nodes share.
+enum Shared {
+    /// Nothing: there is one node.
+    Memory,
+    /// One Redis, each node on a way of its own.
+    Redis(Box<RedisServer>, Vec<Arc<ChaosProxy>>),
+    /// A primary and its replica under a sentinel, which says where they are: there is no way between.
+    Sentinel(Box<RedisSentinel>),
+}
+
 /// One run with one seed.
 struct Trial {
     seed: u64,
     random: StdRng,
+    shared: Shared,
     fleet: Fleet,
     crowd: Crowd,
     workload: Workload,
@@ -87,12 +119,13 @@ impl fmt::Display for Outcome {
 }
 
 impl Trial {
-    /// A trial on nodes with these brokers. Nothing has gone wrong yet.
-    async fn begin(seed: u64, broker_urls: &[String], workload: Workload) -> Self {
-        let fleet = Fleet::start(broker_urls).await;
+    /// A trial on this many nodes. Nothing has gone wrong yet.
+    async fn begin(seed: u64, shared: Shared, nodes: usize, workload: Workload) -> Self {
+        println!("seed {seed}");
+        let fleet = Fleet::start(&shared.urls(nodes)).await;
         let crowd = Crowd::gather(&fleet, workload).await;
         let random = StdRng::seed_from_u64(seed);
-        Self { seed, random, fleet, crowd, workload, started: Instant::now(), log: Vec::new() }
+        Self { seed, random, shared, fleet, crowd, workload, started: Instant::now(), log: Vec::new() }
     }
 
     /// Lets `faults` happen for this long, and lets everybody recover.
@@ -101,19 +134,54 @@ impl Trial {
             let calm = Duration::from_millis(self.random.random_range(200..1500));
             sleep(calm).await;
             let fault = *faults.choose(&mut self.random).expect("there are faults");
-            self.suffer(fault).await;
+            let node = self.random.random_range(0..self.fleet.size());
+            let lasts = Duration::from_millis(self.random.random_range(100..3000));
+            let beside = self.beside(faults);
+            let also =
+                beside.as_ref().map(|(network, _)| format!(", and {network:?} before Redis")).unwrap_or_default();
+            self.note(format!("{fault:?}, node {node}, {lasts:?}{also}"));
+            let beside = async {
+                if let Some((network, way)) = beside {
+                    disturb(&way, network, lasts.mul_f64(1.5)).await;
+                }
+            };
+            tokio::join!(self.suffer(fault, node, lasts), beside);
         }
         self.note("calm".into());
         let floor = self.floor(length);
         let recorder: Recorder = self.crowd.recorder().clone();
         self.crowd.disperse().await;
-        Outcome { seed: self.seed, report: recorder.check(floor), log: self.log }
+        let report = recorder.check(floor);
+        println!("{:8.3} s: {report}", self.started.elapsed().as_secs_f64());
+        if !report.violations.is_empty() {
+            self.log.extend((0..self.fleet.size()).map(|n| format!("node {n}:\n{}", self.fleet.log(n))));
+        }
+        Outcome { seed: self.seed, report, log: self.log }
     }
 
-    async fn suffer(&mut self, fault: Fault) {
-        let node = self.random.random_range(0..self.fleet.size());
-        let lasts = Duration::from_millis(self.random.random_range(100..3000));
-        self.note(format!("{fault:?}, node {node}, {lasts:?}"));
+    /// Now and then a second fault at the same time, if there are any on the ways to Redis.
+    fn beside(&mut self, faults: &[Fault]) -> Option<(Network, Arc<ChaosProxy>)> {
+        let Shared::Redis(_, ways) = &self.shared else { return None };
+        let networks = faults.iter().filter_map(|fault| match fault {
+            Fault::Back(network) => Some(*network),
+            _ => None,
+        });
+        let network = networks.choose(&mut self.random)?;
+        let way = ways.choose(&mut self.random)?.clone();
+        self.random.random_bool(0.4).then_some((network, way))
+    }
+
+    async fn suffer(&mut self, fault: Fault, node: usize, lasts: Duration) {
+        match fault {
+            Fault::KillNode | Fault::TerminateNode | Fault::StopNode => self.hit_node(fault, node, lasts).await,
+            Fault::SlowReader => self.slow_one_down(lasts).await,
+            Fault::Front(network) => disturb(self.fleet.front(node), network, lasts).await,
+            Fault::Back(network) => self.shared.disturb(node, network, lasts).await,
+            _ => self.shared.suffer(fault, lasts).await,
+        }
+    }
+
+    async fn hit_node(&mut self, fault: Fault, node: usize, lasts: Duration) {
         match fault {
             Fault::KillNode => {
                 self.fleet.kill(node);
@@ -124,20 +192,20 @@ impl Trial {
                 self.fleet.terminate(node).await;
                 self.fleet.restart(node).await;
             }
-            Fault::StopNode => {
+            _ => {
                 // Up to eight seconds: at four, clients lose patience.
                 self.fleet.stop(node);
                 sleep(lasts.mul_f64(8.0 / 3.0)).await;
                 self.fleet.cont(node);
             }
-            Fault::SlowReader => {
-                let subscriber = self.random.random_range(0..self.workload.subscribers());
-                self.crowd.slow(Some(subscriber));
-                sleep(lasts).await;
-                self.crowd.slow(None);
-            }
-            Fault::Front(network) => disturb(self.fleet.front(node), network, lasts).await,
         }
+    }
+
+    async fn slow_one_down(&mut self, lasts: Duration) {
+        let subscriber = self.random.random_range(0..self.workload.subscribers());
+        self.crowd.slow(Some(subscriber));
+        sleep(lasts).await;
+        self.crowd.slow(None);
     }
 
     fn note(&mut self, what: String) {
@@ -151,6 +219,76 @@ impl Trial {
         let publishers = self.workload.http + self.workload.sockets;
         let accepted = length.div_duration_f64(self.workload.every) as usize * publishers / 10;
         Floor { accepted, deliveries: accepted * self.workload.subscribers, live: self.workload.subscribers() }
+    }
+}
+
+impl Shared {
+    /// One Redis for this many nodes. One that keeps everything writes it down before it answers.
+    async fn redis(nodes: usize, keeps: bool) -> Self {
+        let redis = RedisServer::with(|options| options.append_only = keeps).await;
+        let mut ways = Vec::new();
+        for _ in 0..nodes {
+            ways.push(Arc::new(ChaosProxy::to(redis.address()).await));
+        }
+        Self::Redis(redis.into(), ways)
+    }
+
+    async fn sentinel() -> Self {
+        Self::Sentinel(RedisSentinel::start(1).await.into())
+    }
+
+    /// Each node's `broker.url`.
+    fn urls(&self, nodes: usize) -> Vec<String> {
+        match self {
+            Self::Memory => vec!["memory:".into(); nodes],
+            Self::Redis(redis, ways) => ways.iter().map(|way| redis.url_at(way.port())).collect(),
+            Self::Sentinel(sentinel) => vec![sentinel.url(); nodes],
+        }
+    }
+
+    async fn disturb(&self, node: usize, network: Network, lasts: Duration) {
+        let Self::Redis(_, ways) = self else { panic!("there is no way to Redis") };
+        // Up to nine seconds of silence, which is noticed after seven at the latest.
+        let lasts = match network {
+            Network::Hold | Network::HoldAnswers => lasts * 3,
+            _ => lasts,
+        };
+        disturb(&ways[node], network, lasts).await;
+    }
+
+    async fn suffer(&mut self, fault: Fault, lasts: Duration) {
+        if let (Self::Sentinel(sentinel), Fault::Failover) = (&mut *self, fault) {
+            sentinel.failover().await;
+            sleep(lasts).await;
+            return sentinel.revive().await;
+        }
+        let redis = match self {
+            Self::Redis(redis, _) => redis,
+            Self::Memory | Self::Sentinel(_) => panic!("{fault:?} needs one Redis"),
+        };
+        match fault {
+            Fault::KillRedis => {
+                redis.kill();
+                sleep(lasts / 2).await;
+                redis.restart().await;
+            }
+            Fault::StopRedis => {
+                redis.stop();
+                sleep(Duration::from_secs(1) + lasts.mul_f64(4.0 / 3.0)).await;
+                redis.cont();
+            }
+            Fault::CloseRelay => {
+                let until = Instant::now() + lasts;
+                while Instant::now() < until {
+                    redis.cli(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+                    sleep(Duration::from_millis(200)).await;
+                }
+            }
+            Fault::CloseCommands => drop(redis.cli(&["CLIENT", "KILL", "TYPE", "normal"]).await),
+            Fault::Flush => drop(redis.cli(&["FLUSHALL"]).await),
+            Fault::Empty => redis.restart_empty().await,
+            _ => panic!("{fault:?} is not Redis'"),
+        }
     }
 }
 
@@ -191,15 +329,40 @@ fn plan(seeds: &[u64], seconds: u64) -> (Vec<u64>, Duration) {
     (vec![number("FANWIRE_SEED").unwrap_or_else(rand::random)], Duration::from_secs(seconds))
 }
 
+/// The faults of a network on both sides of a node.
+fn networks() -> Vec<Fault> {
+    NETWORK.iter().flat_map(|network| [Fault::Front(*network), Fault::Back(*network)]).collect()
+}
+
+impl Outcome {
+    fn assert_kept(&self) {
+        assert!(self.report.violations.is_empty(), "{self}");
+    }
+
+    fn assert_nothing_lost(&self) {
+        self.assert_kept();
+        assert!(self.report.announced.is_empty(), "{self}: {:?}", self.report.announced);
+    }
+}
+
+/// Twice as much to do, twice as often, for several nodes.
+fn busy() -> Workload {
+    Workload { subscribers: 8, every: Duration::from_millis(10), ..Workload::default() }
+}
+
+/// A broker that forgets keys takes what is sent again for something new, and only where there is history can it say so.
+fn with_history_only(workload: Workload) -> Workload {
+    Workload { plain_channels: 0, ..workload }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_one_node_nothing_that_the_network_does_loses_anything() {
     let (seeds, length) = plan(&[1], 10);
     let mut faults = vec![Fault::StopNode, Fault::SlowReader];
     faults.extend(NETWORK.map(Fault::Front));
     for seed in seeds {
-        println!("seed {seed}");
-        let outcome = Trial::begin(seed, &["memory:".into()], Workload::default()).await.run(&faults, length).await;
-        assert!(outcome.report.violations.is_empty() && outcome.report.announced.is_empty(), "{outcome}");
+        let trial = Trial::begin(seed, Shared::Memory, 1, Workload::default()).await;
+        trial.run(&faults, length).await.assert_nothing_lost();
     }
 }
 
@@ -207,11 +370,55 @@ async fn on_one_node_nothing_that_the_network_does_loses_anything() {
 async fn a_node_that_forgets_with_its_end_always_tells() {
     let (seeds, length) = plan(&[2], 10);
     let faults = [Fault::KillNode, Fault::TerminateNode, Fault::Front(Network::Cut), Fault::Front(Network::Delay)];
-    // A broker that forgets keys takes what is sent again for something new, and only where there is history can it say so.
-    let workload = Workload { plain_channels: 0, ..Workload::default() };
     for seed in seeds {
-        println!("seed {seed}");
-        let outcome = Trial::begin(seed, &["memory:".into()], workload).await.run(&faults, length).await;
-        assert!(outcome.report.violations.is_empty(), "{outcome}");
+        let trial = Trial::begin(seed, Shared::Memory, 1, with_history_only(Workload::default())).await;
+        trial.run(&faults, length).await.assert_kept();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_several_nodes_nothing_that_happens_to_them_or_between_loses_anything() {
+    let (seeds, length) = plan(&[3], 15);
+    let mut faults = networks();
+    faults.extend([Fault::KillNode, Fault::TerminateNode, Fault::StopNode, Fault::SlowReader, Fault::CloseRelay]);
+    for seed in seeds {
+        let shared = Shared::redis(3, true).await;
+        let trial = Trial::begin(seed, shared, 3, busy()).await;
+        trial.run(&faults, length).await.assert_nothing_lost();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_goes_and_comes_back_loses_nothing() {
+    let (seeds, length) = plan(&[4], 15);
+    let redis = [Fault::KillRedis, Fault::StopRedis, Fault::CloseRelay, Fault::CloseCommands];
+    let others = [Fault::Back(Network::Delay), Fault::Back(Network::Hold), Fault::Back(Network::Reset)];
+    let faults: Vec<_> = redis.into_iter().chain(others).collect();
+    for seed in seeds {
+        let shared = Shared::redis(2, true).await;
+        let trial = Trial::begin(seed, shared, 2, busy()).await;
+        trial.run(&faults, length).await.assert_nothing_lost();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_forgets_always_tells() {
+    let (seeds, length) = plan(&[5], 12);
+    let others = [Fault::Back(Network::Delay), Fault::Back(Network::Hold), Fault::CloseRelay, Fault::KillNode];
+    let faults: Vec<_> = [Fault::Flush, Fault::Empty, Fault::Flush].into_iter().chain(others).collect();
+    for seed in seeds {
+        let shared = Shared::redis(2, false).await;
+        let trial = Trial::begin(seed, shared, 2, with_history_only(busy())).await;
+        trial.run(&faults, length).await.assert_kept();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failover_always_tells() {
+    let (seeds, length) = plan(&[6], 12);
+    let faults = [Fault::Failover, Fault::KillNode, Fault::StopNode, Fault::Front(Network::Delay)];
+    for seed in seeds {
+        let trial = Trial::begin(seed, Shared::sentinel().await, 2, with_history_only(busy())).await;
+        trial.run(&faults, length).await.assert_kept();
     }
 }

@@ -6,6 +6,8 @@ use crate::domain::{Epoch, Offset, Position, Publication};
 
 /// The most publications that wait for a gap before them to be filled; more are read from history.
 const MAX_WAITING: usize = 1024;
+/// The most epochs that are remembered as left.
+const MAX_LEFT: usize = 4;
 
 /// How far a channel has been handed to this node's subscribers.
 #[derive(Debug, Default)]
@@ -16,6 +18,8 @@ pub(super) struct Order {
     gap: Option<Gap>,
     /// Where `last` stood when the top was last found to be ahead of it.
     suspected: Option<Position>,
+    /// Epochs before the present one, newest last: what was relayed in them may come after history told of the next.
+    left: VecDeque<Epoch>,
 }
 
 #[derive(Debug, Default)]
@@ -80,17 +84,33 @@ impl Order {
         last
     }
 
-    /// Notes that the channel counts anew. False: nobody can have had a position before.
+    /// Notes that the channel counts anew, as was relayed. False: that is known, or older than what is known, or nobody
+    /// can have had a position before.
     pub fn restart(&mut self, epoch: Epoch) -> bool {
+        let is_known = self.last.is_some_and(|last| last.epoch == epoch) || self.left.contains(&epoch);
+        !is_known && self.enter(epoch)
+    }
+
+    /// False: nobody can have had a position before.
+    fn enter(&mut self, epoch: Epoch) -> bool {
+        self.left.retain(|left| *left != epoch);
         let before = self.last.replace(Position { epoch, offset: Offset(0) });
         if let Some(gap) = &mut self.gap {
             gap.waiting.clear();
         }
-        before.is_some_and(|before| before.epoch != epoch)
+        let Some(before) = before else { return false };
+        if self.left.len() == MAX_LEFT {
+            self.left.pop_front();
+        }
+        self.left.push_back(before.epoch);
+        true
     }
 
     /// What to do with a publication at `position`. With `is_full` there is no room to hand it on.
     pub fn arrive(&mut self, publication: &Arc<Publication>, position: Position, is_full: bool) -> Arrival {
+        if self.left.contains(&position.epoch) {
+            return Arrival::Nothing;
+        }
         if let Some(gap) = &mut self.gap {
             match gap.waiting.len() < MAX_WAITING {
                 true => gap.waiting.push_back(publication.clone()),
@@ -136,11 +156,21 @@ impl Order {
         self.suspected.replace(at) == Some(at)
     }
 
-    /// Takes in a part of history that was read after [`Order::last`].
-    pub fn fill(&mut self, top: Position, trimmed: Offset, read: Vec<Arc<Publication>>) -> Filled {
+    /// Takes in a part of history that was read after `from`, where [`Order::last`] stood when it was asked for.
+    pub fn fill(
+        &mut self,
+        from: Option<Position>,
+        top: Position,
+        trimmed: Offset,
+        read: Vec<Arc<Publication>>,
+    ) -> Filled {
         let last = *self.last.get_or_insert(Position { offset: Offset(0), ..top });
+        if from.is_some_and(|from| from.epoch != last.epoch) {
+            // The channel counts anew since it was asked for, and the answer may be older than that.
+            return Filled::More(Vec::new());
+        }
         if last.epoch != top.epoch {
-            self.restart(top.epoch);
+            self.enter(top.epoch);
             return Filled::Anew;
         }
         if last.offset < trimmed {
@@ -211,7 +241,8 @@ mod tests {
         assert_eq!(arrive(&mut order, at(1, 5)), Arrival::Next);
         assert_eq!(arrive(&mut order, at(1, 7)), Arrival::Gap);
         assert_eq!(arrive(&mut order, at(1, 8)), Arrival::Nothing);
-        let filled = order.fill(at(1, 7), Offset(0), vec![publication(at(1, 6)), publication(at(1, 7))]);
+        let filled =
+            order.fill(Some(at(1, 5)), at(1, 7), Offset(0), vec![publication(at(1, 6)), publication(at(1, 7))]);
         assert_eq!(filled, Filled::Closed([6, 7, 8].map(|offset| publication(at(1, offset))).into()));
         assert_eq!(arrive(&mut order, at(1, 9)), Arrival::Next);
     }
@@ -231,9 +262,49 @@ mod tests {
         let mut order = Order::default();
         order.begin(Some(at(1, 4)), false);
         assert_eq!(arrive(&mut order, at(1, 20)), Arrival::Gap);
-        assert_eq!(order.fill(at(1, 20), Offset(15), Vec::new()), Filled::Lost(at(1, 4)));
+        assert_eq!(order.fill(Some(at(1, 4)), at(1, 20), Offset(15), Vec::new()), Filled::Lost(at(1, 4)));
         let rest: Vec<_> = (16..=20).map(|offset| publication(at(1, offset))).collect();
-        assert_eq!(order.fill(at(1, 20), Offset(15), rest.clone()), Filled::Closed(rest));
+        assert_eq!(order.fill(Some(at(1, 15)), at(1, 20), Offset(15), rest.clone()), Filled::Closed(rest));
+    }
+
+    #[test]
+    fn what_is_relayed_of_an_epoch_that_history_has_left_behind_is_dropped() {
+        let mut order = Order::default();
+        order.begin(Some(at(1, 4)), false);
+        assert!(order.suspect());
+        assert_eq!(order.fill(Some(at(1, 4)), at(2, 1), Offset(0), Vec::new()), Filled::Anew);
+        let first = publication(at(2, 1));
+        let filled = order.fill(Some(at(2, 0)), at(2, 1), Offset(0), vec![first.clone()]);
+        assert_eq!(filled, Filled::Closed(vec![first]));
+        assert_eq!(arrive(&mut order, at(1, 5)), Arrival::Nothing);
+        assert!(!order.restart(Epoch::from_bits(2)), "word of what history has told already");
+        assert_eq!(arrive(&mut order, at(2, 1)), Arrival::Nothing, "it was handed on");
+        assert_eq!(arrive(&mut order, at(2, 2)), Arrival::Next);
+    }
+
+    #[test]
+    fn history_that_was_asked_for_before_the_channel_counted_anew_is_read_again() {
+        let mut order = Order::default();
+        order.begin(Some(at(1, 4)), false);
+        assert!(order.suspect());
+        assert!(order.restart(Epoch::from_bits(2)));
+        let old = order.fill(Some(at(1, 4)), at(1, 5), Offset(0), vec![publication(at(1, 5))]);
+        assert_eq!(old, Filled::More(Vec::new()));
+        assert_eq!(order.fill(Some(at(2, 0)), at(2, 0), Offset(0), Vec::new()), Filled::Closed(Vec::new()));
+        assert_eq!(order.last(), Some(at(2, 0)));
+    }
+
+    #[test]
+    fn an_epoch_that_redis_has_again_is_not_refused_for_ever() {
+        let mut order = Order::default();
+        order.begin(Some(at(1, 4)), false);
+        assert!(order.restart(Epoch::from_bits(2)));
+        assert_eq!(arrive(&mut order, at(1, 3)), Arrival::Nothing);
+        assert!(order.suspect(), "the look at the tops finds it");
+        assert_eq!(order.fill(Some(at(2, 0)), at(1, 3), Offset(0), Vec::new()), Filled::Anew);
+        let all: Vec<_> = (1..=3).map(|offset| publication(at(1, offset))).collect();
+        assert_eq!(order.fill(Some(at(1, 0)), at(1, 3), Offset(0), all.clone()), Filled::Closed(all));
+        assert_eq!(arrive(&mut order, at(1, 4)), Arrival::Next);
     }
 
     #[test]
@@ -275,7 +346,7 @@ mod tests {
                 while read_at.is_some_and(|at| at <= n) {
                     let from = order.last().unwrap().offset.0;
                     let page: Vec<_> = (from + 1..=position.offset.0).take(pages).map(|o| publication(at(1, o))).collect();
-                    let filled = order.fill(position, Offset(0), page);
+                    let filled = order.fill(order.last(), position, Offset(0), page);
                     let (Filled::Closed(next) | Filled::More(next)) = &filled else { panic!("{filled:?}") };
                     handed.extend(next.iter().map(|each| each.position.unwrap().offset.0));
                     read_at = matches!(filled, Filled::More(_)).then_some(n);
@@ -287,7 +358,7 @@ mod tests {
                 loop {
                     let from = order.last().unwrap().offset.0;
                     let page: Vec<_> = (from + 1..=top).take(pages).map(|o| publication(at(1, o))).collect();
-                    let filled = order.fill(at(1, top), Offset(0), page);
+                    let filled = order.fill(order.last(), at(1, top), Offset(0), page);
                     let (Filled::Closed(next) | Filled::More(next)) = &filled else { panic!("{filled:?}") };
                     handed.extend(next.iter().map(|each| each.position.unwrap().offset.0));
                     if matches!(filled, Filled::Closed(_)) { break }

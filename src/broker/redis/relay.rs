@@ -244,15 +244,12 @@ impl Table {
         self.found_gap(name);
     }
 
-    /// Hands on what was read after a gap began, where it stood at `after`. `None`: it is closed; else how many publications were handed on.
-    pub fn fill(&self, name: &Name, after: Option<Position>, history: History) -> Option<usize> {
+    /// Hands on what was read after `from`, where a gap began. `None`: it is closed; else how
+    /// many publications were handed on.
+    pub fn fill(&self, name: &Name, from: Option<Position>, history: History) -> Option<usize> {
         let mut entries = self.entries();
         let entry = entries.by_name.get_mut(name)?;
-        if entry.order.last().map(|last| last.epoch) != after.map(|after| after.epoch) {
-            // It was told to count anew since: what was read may be of before.
-            return Some(0);
-        }
-        match entry.order.fill(history.top, history.trimmed, history.publications) {
+        match entry.order.fill(from, history.top, history.trimmed, history.publications) {
             Filled::Closed(next) => {
                 self.hand_on(next);
                 None
