@@ -387,3 +387,25 @@ async fn what_is_over_is_taken_out_of_redis() {
     let left: u64 = redis.cli(&["TTL", "fanwire:v:{control}"]).await.trim().parse().unwrap();
     assert!((590..=602).contains(&left), "it ends with the last of them: {left} s");
 }
+
+#[tokio::test]
+async fn a_redis_that_returns_empty_gets_back_what_was_revoked() {
+    let mut redis = RedisServer::start().await;
+    let one = node(&redis.url()).await;
+    revoke(&one, "/v1/users/ann/revoke?before=5", json!({})).await;
+    let older = redis.cli(&["HGET", "fanwire:v:{control}", "u:default:ann"]).await;
+    revoke(&one, "/v1/users/ann/revoke", json!({})).await;
+    revoke(&one, "/v1/tokens/revoke", json!({ "jti": "first", "exp": now() + 600 })).await;
+    redis.restart_empty().await;
+    redis.until("both to be back", &["HLEN", "fanwire:v:{control}"], |count| count.trim() == "2").await;
+    // It may also have no more than what was true before, as after a failover.
+    redis.cli(&["HSET", "fanwire:v:{control}", "u:default:ann", older.trim()]).await;
+    redis.cli(&["CLIENT", "KILL", "TYPE", "normal"]).await;
+    let is_newer = |cut: &str| !cut.is_empty() && cut.trim() != older.trim();
+    redis.until("the newer one to be back", &["HGET", "fanwire:v:{control}", "u:default:ann"], is_newer).await;
+    let two = node(&redis.url()).await;
+    drop(one);
+    for token in [user("ann"), token(json!({ "sub": "bob", "jti": "first" }))] {
+        assert_eq!(two.client().token(&token).open().await.ended().await.code, Some(4201));
+    }
+}

@@ -129,6 +129,11 @@ pub trait Listener: Send + Sync {
         true
     }
 
+    /// Every revocation that this node knows: what a broker has lost of them it gets back.
+    fn revocations(&self) -> Vec<Revocation> {
+        Vec::new()
+    }
+
     /// Completes once there is room, or after some seconds.
     fn room(&self) -> BoxFuture<'_, ()> {
         Box::pin(std::future::ready(()))

@@ -243,6 +243,11 @@ impl Gateway {
         self.settings.load().revocations.add(revocation, now());
     }
 
+    /// Every revocation that is in force, in no order.
+    pub fn revocations(&self) -> Vec<Revocation> {
+        self.settings.load().revocations.all(now())
+    }
+
     /// Whether the token that somebody came with was revoked since.
     pub fn is_revoked(&self, app: &AppId, identity: &Identity) -> bool {
         self.settings.load().revocations.cover(app, Some(&identity.user), identity.stamp, now())

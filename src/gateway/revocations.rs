@@ -65,6 +65,20 @@ impl Revocations {
         is_cut || table.tokens.get(&(app.clone(), stamp.id)).is_some_and(|until| now < *until)
     }
 
+    /// Every one that is in force, in no order.
+    pub fn all(&self, now: u64) -> Vec<Revocation> {
+        let table = self.read();
+        let users = table.users.iter().filter(|(_, cut)| now < cut.until).map(|((app, user), cut)| {
+            let tokens = Revoked::User(user.clone(), cut.before);
+            Revocation { app: app.clone(), tokens, until: cut.until }
+        });
+        let tokens = table.tokens.iter().filter(|(_, until)| now < **until).map(|((app, id), until)| {
+            let tokens = Revoked::Token(*id);
+            Revocation { app: app.clone(), tokens, until: *until }
+        });
+        users.chain(tokens).collect()
+    }
+
     /// Whether there are as many as there may be.
     pub fn is_full(&self, now: u64) -> bool {
         let table = self.read();

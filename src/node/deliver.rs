@@ -109,6 +109,10 @@ impl Listener for Deliver {
         }
     }
 
+    fn revocations(&self) -> Vec<Revocation> {
+        self.gateway.revocations()
+    }
+
     fn has_room(&self) -> bool {
         self.hub.has_room()
     }

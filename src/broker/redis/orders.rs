@@ -69,7 +69,7 @@ impl Orders {
             // What cannot be read now is read the next time. What was revoked while this node was away may be longer ago
             // than orders are kept.
             let generation = self.server.live().map(|live| live.generation).ok();
-            if generation.is_some() && generation != loaded && self.load().await.is_ok() {
+            if generation.is_some() && generation != loaded && self.synchronise().await.is_ok() {
                 loaded = generation;
             }
             while let Ok(Some(page)) = self.read(&last).await {
@@ -125,7 +125,7 @@ impl Commander for RedisBroker {
     }
 
     fn load_revocations(&self) -> BoxFuture<'_, Result<(), BrokerError>> {
-        self.orders.load().boxed()
+        self.orders.load().map(|loaded| loaded.map(drop)).boxed()
     }
 }
 

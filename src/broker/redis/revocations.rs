@@ -3,7 +3,12 @@
 //! A new one goes to all nodes among the orders (`orders.rs`). They stand in one hash; a sorted set of their ends says
 //! which are over, and both keys end with the last of them.
 
-use futures_util::future::{BoxFuture, FutureExt};
+use std::collections::HashSet;
+
+use futures_util::{
+    future::{BoxFuture, FutureExt},
+    stream::{self, StreamExt, TryStreamExt},
+};
 use redis::Value;
 use tracing::warn;
 
@@ -21,6 +26,8 @@ use crate::{
 
 /// About how many are read at once.
 const BATCH: usize = 1000;
+/// How many are written at once where Redis has lost them.
+const AT_ONCE: usize = 64;
 
 impl Orders {
     /// Notes a revocation and tells all nodes.
@@ -38,23 +45,41 @@ impl Orders {
         .boxed()
     }
 
-    /// Hands on every revocation that is kept.
-    pub async fn load(&self) -> Result<(), BrokerError> {
-        let mut cursor = "0".to_owned();
+    /// Hands on every revocation that is kept; and has those kept that this node knows besides, since a Redis may have
+    /// lost them.
+    pub async fn synchronise(&self) -> Result<(), BrokerError> {
+        let mut lost = self.listener.revocations();
+        if !lost.is_empty() {
+            let kept: HashSet<_> = self.load().await?.into_iter().collect();
+            lost.retain(|revocation| !kept.contains(&wire::write_revocation(revocation)));
+            if !lost.is_empty() {
+                warn!(count = lost.len(), "Redis has lost revocations; it gets them back");
+            }
+            return stream::iter(lost).map(Ok).try_for_each_concurrent(AT_ONCE, |each| self.revoke(each)).await;
+        }
+        self.load().await.map(drop)
+    }
+
+    /// Hands on every revocation that is kept, and returns them as they are written.
+    pub async fn load(&self) -> Result<Vec<(String, u64, u64)>, BrokerError> {
+        let (mut cursor, mut kept) = ("0".to_owned(), Vec::new());
         loop {
             let scan =
                 |_: &Live| redis::cmd("HSCAN").arg(self.keys.revocations()).arg(&cursor).arg("COUNT").arg(BATCH).take();
-            let Value::Array(mut answer) = self.server.ask(scan).await? else { return Ok(()) };
+            let Value::Array(mut answer) = self.server.ask(scan).await? else { return Ok(kept) };
             let fields = answer.pop().map(texts).unwrap_or_default();
             for pair in fields.chunks_exact(2) {
                 match wire::revocation(&pair[0], &pair[1]) {
-                    Some(revocation) => self.listener.relayed(Relayed::Revoked(revocation)),
+                    Some(revocation) => {
+                        kept.push(wire::write_revocation(&revocation));
+                        self.listener.relayed(Relayed::Revoked(revocation));
+                    }
                     None => warn!("a revocation of another version cannot be read, and does not count here"),
                 }
             }
             match answer.pop().map(|next| texts(Value::Array(vec![next]))).and_then(|next| next.into_iter().next()) {
                 Some(next) if next != "0" => cursor = next,
-                _ => return Ok(()),
+                _ => return Ok(kept),
             }
         }
     }

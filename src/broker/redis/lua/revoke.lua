@@ -1,4 +1,4 @@
--- Notes that tokens are revoked, for as long as any of them would count, and tells all nodes.
+-- Notes that tokens are revoked, for as long as any of them would count, and tells all nodes what is new of it.
 --
 -- KEYS: revocations, their ends, orders. ARGV: which tokens, issued before when (s), until when they would count (s), for
 --   how long orders are kept (ms), how many are kept, where nodes hear of them.
@@ -14,6 +14,7 @@ if known then
   before, till = math.max(before, tonumber(known_before)), math.max(till, tonumber(known_till))
 end
 local revoked = text(before) .. ' ' .. text(till)
+if revoked == known then return 0 end
 redis.call('HSET', KEYS[1], which, revoked)
 redis.call('ZADD', KEYS[2], text(till), which)
 local last = tonumber(redis.call('ZRANGE', KEYS[2], -1, -1, 'WITHSCORES')[2])
