@@ -210,7 +210,7 @@ static BROKER: &[Key] = &[
     one(
         "queue_deadline",
         Kind::Duration,
-        "How long a publication waits for Redis before it is answered with an error, from 100ms to 10m.",
+        "How long a publication waits for Redis before it is answered with an error, from 100ms to 4m.",
     ),
     one("max_memory", Kind::Size, "Bytes that histories and idempotency keys may hold in the memory broker."),
 ];

@@ -108,6 +108,15 @@ impl Connection {
         });
     }
 
+    /// Has a subscription that stands apart read history once more before it is released.
+    pub fn read_again(&self, channel: &Channel) {
+        self.with_subscription(channel, |each, _| {
+            if let Some(apart) = &mut each.apart {
+                apart.overflowed = true;
+            }
+        });
+    }
+
     /// Takes what was held back; the subscription stays apart.
     ///
     /// # Errors

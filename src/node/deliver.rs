@@ -34,9 +34,13 @@ impl Deliver {
             let channel = channel.clone();
             self.hub.on_shard(shard, move |shard| {
                 for connection in subscribers(shard, &channel) {
-                    if let Some(at) = connection.sent_until(&channel, last) {
-                        connection.hold(&channel);
-                        connection.ask(Control::CatchUp(channel.clone(), at));
+                    match connection.sent_until(&channel, last) {
+                        Some(at) => {
+                            connection.hold(&channel);
+                            connection.ask(Control::CatchUp(channel.clone(), at));
+                        }
+                        // It reads history already, perhaps before what is lost was missed.
+                        None => connection.read_again(&channel),
                     }
                 }
             });

@@ -1,14 +1,15 @@
 //! Reading histories, and filling gaps from them.
 
-use std::{sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use redis::Value;
 use tokio::{sync::mpsc::UnboundedReceiver, task::JoinSet};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::{
-    keys::Keys,
+    keys::{Keys, NUMBERING},
     outbox::{fresh_epoch, millis, numbering_ttl},
     relay::{Name, Table},
     script::Script,
@@ -23,6 +24,8 @@ use crate::{
 
 /// Gaps that are filled side by side.
 const SIDE_BY_SIDE: usize = 16;
+/// How often reading may bring nothing new before a gap is given up.
+const FRUITLESS: usize = 20;
 /// How long until a gap that could not be filled is tried again.
 const AGAIN: Duration = Duration::from_millis(250);
 /// A retention that takes nothing away: gaps are filled with all that Redis still has.
@@ -60,8 +63,8 @@ impl Reader {
         let mut call = Script::Read.call(live.dialect, &keys);
         let number =
             |offset: Option<Offset>| offset.map(|offset| offset.0.min(1 << 53).to_string()).unwrap_or_default();
-        call.arg(self.keys.relay(channel)).arg("PUBLISH").arg(fresh_epoch()).arg(&live.run[..]).arg(&live.lost[..]);
-        call.arg(numbering_ttl(if retention == ALL { Duration::ZERO } else { retention.ttl }));
+        call.arg(self.keys.relay(channel)).arg("PUBLISH").arg(fresh_epoch()).arg(&live.era[..]);
+        call.arg(numbering_ttl(if retention == ALL { Duration::ZERO } else { retention.ttl })).arg(millis(NUMBERING));
         call.arg(retention.size).arg(millis(retention.ttl)).arg(number(query.after)).arg(number(query.before));
         call.arg(query.limit).arg(u8::from(query.reverse)).arg(MAX_HISTORY_BYTES);
         call
@@ -96,33 +99,75 @@ pub(super) async fn fill_gaps(
     let mut filling = JoinSet::new();
     while let Some(name) = gaps.recv().await {
         while SIDE_BY_SIDE <= filling.len() {
-            // A panic in one costs that channel's gap; the next look finds it again.
+            // Each says itself what became of it.
             let _ = filling.join_next().await;
         }
-        filling.spawn(fill(name, table.clone(), reader.clone(), listener.clone(), metrics.clone()));
+        let filler = Filler { table: table.clone(), reader: reader.clone(), listener: listener.clone() };
+        let metrics = metrics.clone();
+        filling.spawn(async move {
+            let filled = AssertUnwindSafe(filler.fill(&name)).catch_unwind().await;
+            match filled {
+                Ok(Filling::Closed(publications)) => metrics.gap(publications),
+                Ok(Filling::Away) => filler.later(name),
+                // Whatever it is, it would be the same again.
+                Ok(Filling::Stuck) | Err(_) => filler.table.give_up(&name),
+            }
+        });
     }
 }
 
-async fn fill(name: Name, table: Arc<Table>, reader: Reader, listener: Arc<dyn Listener>, metrics: Arc<Metrics>) {
-    let mut filled = 0;
-    loop {
-        listener.room().await;
-        let Some((channel, last)) = table.gap(&name) else { return };
-        let query = HistoryQuery {
-            limit: HistoryQuery::MAX_LIMIT,
-            after: Some(last.map_or(Offset(0), |last| last.offset)),
-            ..HistoryQuery::default()
-        };
-        match reader.read(&channel, ALL, query).await {
-            Ok(history) => match table.fill(&name, last, history) {
-                Some(count) => filled += count,
-                None => break,
-            },
-            Err(error) => {
-                debug!(channel = channel.key(), %error, "a gap cannot be filled yet");
+/// What became of a gap.
+enum Filling {
+    Closed(usize),
+    /// Redis cannot be asked just now.
+    Away,
+    /// History cannot be read there.
+    Stuck,
+}
+
+struct Filler {
+    table: Arc<Table>,
+    reader: Reader,
+    listener: Arc<dyn Listener>,
+}
+
+impl Filler {
+    async fn fill(&self, name: &Name) -> Filling {
+        let (mut filled, mut fruitless) = (0, 0);
+        while fruitless < FRUITLESS {
+            self.listener.room().await;
+            let Some((channel, last)) = self.table.gap(name) else { return Filling::Closed(filled) };
+            let query = HistoryQuery {
+                limit: HistoryQuery::MAX_LIMIT,
+                after: Some(last.map_or(Offset(0), |last| last.offset)),
+                ..HistoryQuery::default()
+            };
+            match self.reader.read(&channel, ALL, query).await {
+                Ok(history) => match self.table.fill(name, last, history) {
+                    None => return Filling::Closed(filled),
+                    Some(count) => filled += count,
+                },
+                Err(error) if self.reader.server.live().is_err() => {
+                    debug!(channel = channel.key(), %error, "a gap cannot be filled yet");
+                    return Filling::Away;
+                }
+                Err(error) => warn!(channel = channel.key(), %error, "a gap cannot be filled"),
+            }
+            // A part that brought nothing new is tried again, but not for ever.
+            let now = self.table.gap(name).and_then(|(_, last)| last);
+            if now == last {
+                fruitless += 1;
                 tokio::time::sleep(AGAIN).await;
             }
         }
+        Filling::Stuck
     }
-    metrics.gap(filled);
+
+    /// Has it tried again when Redis may be back, without standing in the way of others.
+    fn later(self, name: Name) {
+        tokio::spawn(async move {
+            tokio::time::sleep(AGAIN).await;
+            self.table.try_again(&name);
+        });
+    }
 }

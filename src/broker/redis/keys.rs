@@ -2,13 +2,14 @@
 //!
 //! | name | type | lifetime | what |
 //! | --- | --- | --- | --- |
-//! | `fanwire:m:{app:name}` | hash | history's and [`NUMBERING`] | a channel's numbering: `e` epoch, `o` top offset, `g` the primary it was last seen on, `n…` what each node sent last |
+//! | `fanwire:m:{app:name}` | hash | history's and [`NUMBERING`] | a channel's numbering: `e` epoch, `o` top offset, `g` the era it belongs to, `n…` what each node sent last: number, offset, when |
 //! | `fanwire:s:{app:name}` | stream | history's | its history: entry `<offset>-0` with `t` (ms, Redis' clock) and `d` |
 //! | `fanwire:i<bytes>:{app:name}…` | string | [`IDEMPOTENCY_WINDOW`](crate::broker::IDEMPOTENCY_WINDOW) | an idempotency key: what the first publication became |
 //! | `fanwire:p:{app:name}` | hash | while there are members, then 1 h | its members, by connection: number, lease, entry; `#` the last number, `!…` ended leases |
 //! | `fanwire:l:{<lease>}` | string | 10 s, renewed | a node's lease |
-//! | `fanwire:x:{<lease>}` | set | a day, renewed | the channels in which the lease may have members |
+//! | `fanwire:x:{<lease>}` | set | until it is swept | the channels in which the lease may have members |
 //! | `fanwire:f:{<lease>}` | string | 1 h | the mark that a lease has ended |
+//! | `fanwire:era` | hash | for ever | `era` the present one, `run` the primary's replication id; see `lua/era.lua` |
 //! | `fanwire:leases` | sorted set | for ever; small | all leases that are not known to have ended |
 //! | `fanwire:r:{app:name}` | Pub/Sub channel | | the relay |
 //! | `fanwire:b:<node>` | Pub/Sub channel | | a node's probes, to itself |
@@ -89,6 +90,11 @@ impl Keys {
     /// All leases.
     pub fn leases(&self) -> String {
         format!("{}:leases", self.prefix)
+    }
+
+    /// The era that all nodes are in.
+    pub fn era(&self) -> String {
+        format!("{}:era", self.prefix)
     }
 
     /// Where a node hears its own probes.

@@ -28,7 +28,7 @@ use super::{
     outbox::{fresh_epoch, numbering_ttl},
     relay::{Name, Table},
     script::Script,
-    server::{ANSWER, Live, Server, State, describe},
+    server::{ANSWER, Live, Server, State, describe, pause},
     wire,
 };
 use crate::{
@@ -44,6 +44,8 @@ const LOOK: Duration = Duration::from_secs(2);
 const TOUCH: Duration = Duration::from_secs(15 * 60);
 /// How often unused channels are let go.
 const TIDY: Duration = Duration::from_secs(1);
+/// A connection that lasted this long was a good one.
+const STABLE: Duration = Duration::from_millis(250);
 /// Channels in one command.
 const BATCH: usize = 500;
 
@@ -118,6 +120,7 @@ impl Ear {
     /// Hears for ever.
     pub async fn run(self: Arc<Self>) {
         let mut state = self.server.watch();
+        let mut attempt = 0;
         loop {
             let live = match state.wait_for(|state| matches!(state, State::Live(_))).await {
                 Ok(state) => state.clone(),
@@ -125,15 +128,18 @@ impl Ear {
             };
             let State::Live(live) = live else { continue };
             self.table.forget_subscriptions();
+            let began = Instant::now();
             let Err(Deaf(why)) = self.hear(&live).await;
             self.hears.send_replace(false);
-            debug!(%why, "the connection that listens to Redis ended");
-            let is_same = matches!(&*state.borrow(), State::Live(now) if now.generation == live.generation);
-            if is_same {
-                warn!(%why, "the relay's connection to Redis broke; missed publications will be read from history");
-                // Nodes that lost the same Redis do not return in one instant.
-                tokio::time::sleep(Duration::from_millis(20).mul_f64(1.0 + rand::random::<f64>())).await;
+            if STABLE <= began.elapsed() {
+                attempt = 0;
             }
+            match attempt {
+                0 => warn!(%why, "what Redis relays is not heard just now; it will be read from history"),
+                _ => debug!(%why, "the connection that listens to Redis ended again"),
+            }
+            tokio::time::sleep(pause(attempt, rand::random())).await;
+            attempt += 1;
         }
     }
 
@@ -187,6 +193,12 @@ impl Ear {
             connection.subscribe(&bytes).await?;
             // From here on everything is heard; what came before shows by the positions.
             let known = self.table.known(&names);
+            // Nobody wants these any more.
+            let strays = names.iter().zip(&known).filter(|(_, known)| known.is_none());
+            let strays: Vec<&[u8]> = strays.map(|(name, _)| &name[..]).collect();
+            if !strays.is_empty() {
+                connection.unsubscribe(&strays).await?;
+            }
             let channels: Vec<_> = known.iter().map(|known| known.as_ref().map(|(channel, _)| channel)).collect();
             let tops = self.tops(live, &channels).await?;
             let positions: Vec<_> = tops.iter().map(|top| top.position).collect();
@@ -210,6 +222,8 @@ impl Ear {
 
     /// Compares every channel's top with what was heard of it: a relayed message may be lost with nothing after it.
     async fn look(&self, live: &Live) -> Result<(), Deaf> {
+        let remembered = self.server.remember_era(live).exec_async(&mut live.connection.clone()).await;
+        remembered.map_err(|error| Deaf(self.server.failure(live, &error).to_string()))?;
         for batch in self.table.heard().chunks(BATCH) {
             let channels: Vec<_> = batch.iter().map(|(_, channel, _)| Some(channel)).collect();
             let tops = self.tops(live, &channels).await?;
@@ -249,7 +263,7 @@ impl Ear {
         surely: bool,
     ) -> Result<(), Deaf> {
         match top.position {
-            // Its numbering is gone, or counts on after a primary that lost its end: reading begins it anew.
+            // Its numbering is gone, or of another era: reading begins it anew.
             None => self.table.doubt(name),
             Some(_) if top.is_lost => self.table.doubt(name),
             Some(position) if position.epoch == last.epoch && position.offset < last.offset => {
@@ -265,7 +279,7 @@ impl Ear {
         warn!(channel = channel.key(), "Redis has lost publications; the channel counts anew");
         let all = [self.keys.numbering(channel), self.keys.stream(channel)];
         let mut call = Script::Renew.call(live.dialect, &all);
-        call.arg(self.keys.relay(channel)).arg("PUBLISH").arg(fresh_epoch()).arg(&live.run[..]);
+        call.arg(self.keys.relay(channel)).arg("PUBLISH").arg(fresh_epoch()).arg(&live.era[..]);
         call.arg(numbering_ttl(Duration::ZERO)).arg(last.epoch.to_string()).arg(last.offset.0);
         self.server.ask(|_| call.clone()).await?;
         Ok(())
@@ -274,7 +288,7 @@ impl Ear {
     /// Where channels stand.
     async fn tops(&self, live: &Live, channels: &[Option<&Channel>]) -> Result<Vec<Top>, Deaf> {
         let mut connection = live.connection.clone();
-        let tops = tops(&self.keys, &mut connection, channels, &live.lost).await;
+        let tops = tops(&self.keys, &mut connection, channels, &live.era).await;
         tops.map_err(|error| Deaf(self.server.failure(live, &error).to_string()))
     }
 }
@@ -292,22 +306,23 @@ async fn replaced(state: &mut watch::Receiver<State>, generation: u64) -> String
 #[derive(Clone, Copy)]
 pub(super) struct Top {
     pub position: Option<Position>,
-    /// It was last seen on a primary whose end was lost.
+    /// It belongs to another era, so its end may be lost.
     is_lost: bool,
 }
 
-/// Reads where channels stand, without changing anything.
+/// Reads where channels stand, without changing anything. `era` is empty where it does not matter.
 pub(super) async fn tops(
     keys: &Keys,
     connection: &mut MultiplexedConnection,
     channels: &[Option<&Channel>],
-    lost: &str,
+    era: &str,
 ) -> Result<Vec<Top>, RedisError> {
     let mut pipeline = Pipeline::with_capacity(channels.len());
     for channel in channels.iter().flatten() {
         pipeline.cmd("HMGET").arg(keys.numbering(channel)).arg("e").arg("o").arg("g");
     }
     let answers = connection.req_packed_commands(&pipeline, 0, pipeline.len()).await?;
+    let answers: Vec<Value> = answers.into_iter().map(Value::extract_error).collect::<Result<_, _>>()?;
     let mut answers = answers.into_iter();
     let top = |channel: &Option<&Channel>| {
         let answer = channel.and_then(|_| answers.next());
@@ -316,7 +331,7 @@ pub(super) async fn tops(
             Some(Value::BulkString(bytes)) => bytes.as_slice(),
             _ => b"",
         };
-        let is_lost = !lost.is_empty() && field(2) == lost.as_bytes();
+        let is_lost = !era.is_empty() && field(2) != era.as_bytes();
         Top { position: wire::position(field(0), field(1)), is_lost }
     };
     Ok(channels.iter().map(top).collect())

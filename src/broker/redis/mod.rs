@@ -31,7 +31,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::future::{BoxFuture, FutureExt};
 use redis::aio::MultiplexedConnection;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 
 use self::{
     history::Reader,
@@ -41,12 +41,12 @@ use self::{
     presence::Leases,
     relay::Table,
     script::Script,
-    server::Server,
+    server::{Server, Verdict},
 };
 use super::{Accepted, Broker, BrokerError, BrokerFigures, History, Listener, Retention, Submission};
 use crate::{
     config::{BrokerConfig, BrokerUrl},
-    domain::{Channel, HistoryQuery, NodeId},
+    domain::{Channel, HistoryQuery, NodeId, Position},
     telemetry::Metrics,
 };
 
@@ -65,7 +65,7 @@ pub struct RedisBroker {
     leases: Arc<Leases>,
     keys: Keys,
     /// What serves it; it ends with it.
-    _tasks: JoinSet<()>,
+    _owner: AbortOnDrop,
 }
 
 impl RedisBroker {
@@ -78,7 +78,7 @@ impl RedisBroker {
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
         let keys = Keys::new(&config.prefix);
-        let server = Server::new(url);
+        let server = Server::new(url, keys.clone());
         let limits = Limits {
             bytes: config.queue_while_away.0,
             deadline: config.queue_deadline.0,
@@ -91,32 +91,67 @@ impl RedisBroker {
         let (table, gaps) = Table::new(listener.clone(), keys.clone());
         let ear = Ear::new(server.clone(), table.clone(), keys.clone(), &format!("{node}-{life}"));
         let reader = Reader { server: server.clone(), keys: keys.clone() };
+        let (heard, acknowledged, names) = (table.clone(), courier.acknowledged(), keys.clone());
+        let examine = server.clone().supervise(Box::new(move |connection| {
+            let mut witnesses = acknowledged.all();
+            witnesses.extend(heard.last_heard().into_iter().take(WITNESSES));
+            examine_past(witnesses, names.clone(), connection).boxed()
+        }));
+        let leases = Leases::new(server.clone(), keys.clone(), &life);
         let mut tasks = JoinSet::new();
-        let (witnesses, names) = (table.clone(), keys.clone());
-        tasks.spawn(
-            server
-                .clone()
-                .supervise(Box::new(move |connection| is_whole(witnesses.clone(), names.clone(), connection).boxed())),
-        );
+        tasks.spawn(examine);
         tasks.spawn(courier.run());
         tasks.spawn(ear.clone().run());
-        let leases = Leases::new(server.clone(), keys.clone(), &life);
         tasks.spawn(leases.clone().run());
         tasks.spawn(history::fill_gaps(table.clone(), reader.clone(), listener, metrics, gaps));
-        Arc::new(Self { server, outbox, table, ear, reader, leases, keys, _tasks: tasks })
+        let owner = AbortOnDrop(tokio::spawn(outlive(tasks)));
+        Arc::new(Self { server, outbox, table, ear, reader, leases, keys, _owner: owner })
     }
 }
 
-/// Whether a server that was started anew has all that this node heard of.
-async fn is_whole(table: Arc<Table>, keys: Keys, mut connection: MultiplexedConnection) -> bool {
-    let mut heard = table.last_heard();
-    heard.truncate(WITNESSES);
-    let channels: Vec<_> = heard.iter().map(|(channel, _)| Some(channel)).collect();
-    let Ok(tops) = listen::tops(&keys, &mut connection, &channels, "").await else { return false };
-    heard
-        .iter()
-        .zip(tops)
-        .all(|((_, last), top)| top.position.is_some_and(|top| top.epoch == last.epoch && last.offset <= top.offset))
+/// A task that ends with what holds this.
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Owns the tasks. A node without one of them would look alive and be deaf, so a panic in one ends the process: clients
+/// go on elsewhere, and whoever started it starts it anew.
+async fn outlive(mut tasks: JoinSet<()>) {
+    while let Some(ended) = tasks.join_next().await {
+        if ended.is_err_and(|error| error.is_panic()) {
+            tracing::error!("a task of the Redis broker panicked; this node ends");
+            // Time for that line to be written.
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            std::process::abort();
+        }
+    }
+}
+
+/// What a server that was started anew has of what this node knows to have been there. Channels that count anew since, or
+/// are gone altogether, mislead nobody.
+async fn examine_past(
+    witnesses: Vec<(Channel, Position)>,
+    keys: Keys,
+    mut connection: MultiplexedConnection,
+) -> Verdict {
+    let channels: Vec<_> = witnesses.iter().map(|(channel, _)| Some(channel)).collect();
+    let Ok(tops) = listen::tops(&keys, &mut connection, &channels, "").await else { return Verdict::Lost };
+    let of_same_epoch = |((_, last), top): (&(Channel, Position), listen::Top)| {
+        let top = top.position.filter(|top| top.epoch == last.epoch)?;
+        Some(last.offset <= top.offset)
+    };
+    let mut verdict = Verdict::Unknown;
+    for is_there in witnesses.iter().zip(tops).filter_map(of_same_epoch) {
+        match is_there {
+            true => verdict = Verdict::Whole,
+            false => return Verdict::Lost,
+        }
+    }
+    verdict
 }
 
 impl Broker for RedisBroker {
@@ -144,7 +179,7 @@ impl Broker for RedisBroker {
         async move {
             let renew = |live: &server::Live| {
                 let mut call = Script::Renew.call(live.dialect, &keys);
-                call.arg(&relay).arg("PUBLISH").arg(fresh_epoch()).arg(&live.run[..]);
+                call.arg(&relay).arg("PUBLISH").arg(fresh_epoch()).arg(&live.era[..]);
                 call.arg(numbering_ttl(Duration::ZERO));
                 call
             };

@@ -62,11 +62,26 @@ impl Order {
         self.gap.is_some()
     }
 
-    /// Notes where the channel stood when the node began to listen, unless more is known by now.
-    pub fn begin(&mut self, top: Option<Position>) {
-        if self.last.is_none() && self.gap.is_none() {
-            self.last = top;
+    /// Notes where the channel stood when the node began to listen, unless more is known by now. `again`: it listened
+    /// before, when there was nothing. True: then something is missing.
+    pub fn begin(&mut self, top: Option<Position>, again: bool) -> bool {
+        let Some(top) = top else { return false };
+        if self.last.is_some() || self.gap.is_some() {
+            return false;
         }
+        let is_missing = again && Offset(0) < top.offset;
+        self.last = Some(if is_missing { Position { offset: Offset(0), ..top } } else { top });
+        is_missing && self.suspect()
+    }
+
+    /// Gives up what is missing and what waits behind it. Where subscribers stand then; `None`: nothing is missing.
+    pub fn give_up(&mut self) -> Option<Position> {
+        let gap = self.gap.take()?;
+        let last = self.last;
+        if let Some(newest) = gap.waiting.iter().filter_map(|publication| publication.position).next_back() {
+            self.last = Some(newest);
+        }
+        last
     }
 
     /// Notes that the channel counts anew, as was relayed. False: that is known, or older than what is known, or nobody
@@ -221,7 +236,7 @@ mod tests {
     #[test]
     fn a_jump_is_a_gap_and_what_follows_waits() {
         let mut order = Order::default();
-        order.begin(Some(at(1, 4)));
+        order.begin(Some(at(1, 4)), false);
         assert_eq!(arrive(&mut order, at(1, 4)), Arrival::Nothing);
         assert_eq!(arrive(&mut order, at(1, 5)), Arrival::Next);
         assert_eq!(arrive(&mut order, at(1, 7)), Arrival::Gap);
@@ -235,7 +250,7 @@ mod tests {
     #[test]
     fn another_epoch_is_told_before_anything_of_it() {
         let mut order = Order::default();
-        order.begin(Some(at(1, 4)));
+        order.begin(Some(at(1, 4)), false);
         assert_eq!(arrive(&mut order, at(2, 1)), Arrival::Anew);
         assert!(order.restart(Epoch::from_bits(2)));
         assert_eq!(arrive(&mut order, at(2, 1)), Arrival::Next);
@@ -245,7 +260,7 @@ mod tests {
     #[test]
     fn what_is_gone_is_told_from_where_subscribers_stand() {
         let mut order = Order::default();
-        order.begin(Some(at(1, 4)));
+        order.begin(Some(at(1, 4)), false);
         assert_eq!(arrive(&mut order, at(1, 20)), Arrival::Gap);
         assert_eq!(order.fill(Some(at(1, 4)), at(1, 20), Offset(15), Vec::new()), Filled::Lost(at(1, 4)));
         let rest: Vec<_> = (16..=20).map(|offset| publication(at(1, offset))).collect();
@@ -255,7 +270,7 @@ mod tests {
     #[test]
     fn what_is_relayed_of_an_epoch_that_history_has_left_behind_is_dropped() {
         let mut order = Order::default();
-        order.begin(Some(at(1, 4)));
+        order.begin(Some(at(1, 4)), false);
         assert!(order.suspect());
         assert_eq!(order.fill(Some(at(1, 4)), at(2, 1), Offset(0), Vec::new()), Filled::Anew);
         let first = publication(at(2, 1));
@@ -270,7 +285,7 @@ mod tests {
     #[test]
     fn history_that_was_asked_for_before_the_channel_counted_anew_is_read_again() {
         let mut order = Order::default();
-        order.begin(Some(at(1, 4)));
+        order.begin(Some(at(1, 4)), false);
         assert!(order.suspect());
         assert!(order.restart(Epoch::from_bits(2)));
         let old = order.fill(Some(at(1, 4)), at(1, 5), Offset(0), vec![publication(at(1, 5))]);
@@ -282,7 +297,7 @@ mod tests {
     #[test]
     fn an_epoch_that_redis_has_again_is_not_refused_for_ever() {
         let mut order = Order::default();
-        order.begin(Some(at(1, 4)));
+        order.begin(Some(at(1, 4)), false);
         assert!(order.restart(Epoch::from_bits(2)));
         assert_eq!(arrive(&mut order, at(1, 3)), Arrival::Nothing);
         assert!(order.suspect(), "the look at the tops finds it");
@@ -293,9 +308,18 @@ mod tests {
     }
 
     #[test]
+    fn what_came_to_an_empty_channel_while_nobody_heard_is_missing() {
+        let mut order = Order::default();
+        assert!(!order.begin(None, false));
+        assert!(order.begin(Some(at(1, 2)), true), "there was nothing before, and now there is");
+        assert_eq!(order.last(), Some(at(1, 0)));
+        assert!(!Order::default().begin(Some(at(1, 2)), false), "whoever comes only now has read history");
+    }
+
+    #[test]
     fn a_top_ahead_is_a_gap_only_when_nothing_has_come_since() {
         let mut order = Order::default();
-        order.begin(Some(at(1, 4)));
+        order.begin(Some(at(1, 4)), false);
         assert!(!order.is_behind(order.last(), at(1, 5)), "it may be on its way");
         assert!(order.is_behind(order.last(), at(1, 5)));
         assert!(!order.is_behind(Some(at(1, 3)), at(1, 5)), "more has come since the top was asked for");
@@ -307,7 +331,7 @@ mod tests {
         #[test]
         fn everything_comes_once_and_in_order(lost in prop::collection::vec(any::<bool>(), 1..200), pages in 1usize..20) {
             let mut order = Order::default();
-            order.begin(Some(at(1, 0)));
+            order.begin(Some(at(1, 0)), false);
             let (mut handed, mut read_at) = (Vec::new(), None);
             let top = lost.len() as u64;
             for (n, is_lost) in lost.iter().enumerate() {

@@ -3,18 +3,19 @@
 //! One task per primary drains what waits into one pipeline and answers each publisher when Redis has. So order holds for
 //! each channel, and load makes larger batches, not longer queues. What was sent and not answered is sent again on the
 //! next connection, before anything newer: the script knows it by the node's own number (see `lua/publish.lua`), however
-//! late the first copy arrives. Start at [`Outbox::offer`], then [`Outbox::run`].
+//! late the first copy arrives. Start at [`Outbox::offer`], then [`Courier::run`].
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
+use foldhash::fast::RandomState;
 use redis::{Cmd, Pipeline, Value, aio::ConnectionLike};
 use tokio::sync::{mpsc as queue, oneshot};
 
@@ -26,7 +27,7 @@ use super::{
 };
 use crate::{
     broker::{Accepted, BrokerError, IDEMPOTENCY_WINDOW, Submission},
-    domain::{Position, PublicationId},
+    domain::{Channel, Position, PublicationId},
 };
 
 /// The most publications in one batch.
@@ -99,13 +100,42 @@ pub(super) struct Courier {
     server: Arc<Server>,
     settings: Settings,
     numbers: u64,
+    acknowledged: Arc<Acknowledged>,
+}
+
+/// The last positions that this node has acknowledged, in some channels: what must still be there after a restart of
+/// Redis. Half of them are forgotten when they become too many.
+#[derive(Default)]
+pub(super) struct Acknowledged(Mutex<HashMap<Channel, Position, RandomState>>);
+
+impl Acknowledged {
+    const MOST: usize = 1024;
+
+    fn note(&self, channel: &Channel, position: Position) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if Self::MOST <= known.len() && !known.contains_key(channel) {
+            let mut keep = false;
+            known.retain(|_, _| {
+                keep = !keep;
+                keep
+            });
+        }
+        known.insert(channel.clone(), position);
+    }
+
+    /// All of them.
+    pub fn all(&self) -> Vec<(Channel, Position)> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.iter().map(|(channel, position)| (channel.clone(), *position)).collect()
+    }
 }
 
 impl Outbox {
     pub fn new(server: Arc<Server>, settings: Settings) -> (Self, Courier) {
         let (tx, rx) = queue::unbounded_channel();
         let limits = settings.limits;
-        let courier = Courier { rx, waiting: VecDeque::new(), server, settings, numbers: 0 };
+        let acknowledged = Arc::default();
+        let courier = Courier { rx, waiting: VecDeque::new(), server, settings, numbers: 0, acknowledged };
         (Self { tx, limits, bytes: Arc::default() }, courier)
     }
 
@@ -141,6 +171,11 @@ impl Outbox {
 }
 
 impl Courier {
+    /// What it has acknowledged.
+    pub fn acknowledged(&self) -> Arc<Acknowledged> {
+        self.acknowledged.clone()
+    }
+
     /// Carries until the outbox is gone.
     pub async fn run(mut self) {
         let mut state = self.server.watch();
@@ -206,7 +241,7 @@ impl Courier {
             pipeline.cmd("WAIT").arg(replicas).arg(REPLICAS.as_millis() as u64);
         }
         let commands = pipeline.len();
-        let sent = live.connection.req_packed_commands(&pipeline, 0, commands);
+        let sent = live.publishing.req_packed_commands(&pipeline, 0, commands);
         // The crate has the same time limit; this one is for a pipeline that cannot even be handed over.
         let answers = match tokio::time::timeout(2 * ANSWER, sent).await {
             Ok(Ok(answers)) if answers.len() == commands => answers,
@@ -219,7 +254,7 @@ impl Courier {
                 return false;
             }
         };
-        self.server.heard_of(&live);
+        self.server.heard_of();
         self.settle(count, answers, &mut live).await
     }
 
@@ -259,7 +294,12 @@ impl Courier {
         let (mut unknown, mut elsewhere) = (false, false);
         for (entry, answer) in self.waiting.drain(..count).collect::<Vec<_>>().into_iter().zip(answers) {
             match outcome(&entry, answer) {
-                Outcome::Done(result) if replicated => entry.answer(result),
+                Outcome::Done(result) if replicated => {
+                    if let Ok(Accepted { position: Some(position), .. }) = &result {
+                        self.acknowledged.note(&entry.submission.channel, *position);
+                    }
+                    entry.answer(result);
+                }
                 // It is in, but not where it would survive.
                 Outcome::Done(Ok(_)) => entry.answer(Err(BrokerError::Unanswered)),
                 Outcome::Done(refused) => entry.answer(refused),
@@ -275,8 +315,7 @@ impl Courier {
         }
         again.append(&mut self.waiting);
         self.waiting = again;
-        if unknown && let Err(error) = script::load(&mut live.connection).await {
-            self.server.failed(live.generation, &describe(&error));
+        if unknown && self.server.load(live).await.is_err() {
             return false;
         }
         if elsewhere {
@@ -316,6 +355,8 @@ fn outcome(entry: &Entry, answer: Value) -> Outcome {
     let passing = ["READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MOVED", "ASK", "UNBLOCKED"];
     match error.code() {
         Some(code) if passing.contains(&code) => Outcome::Later,
+        // The first copy may be in all the same.
+        _ if entry.in_doubt => Outcome::Done(Err(BrokerError::Unanswered)),
         _ => Outcome::Done(Err(BrokerError::Unavailable(format!("Redis says: {text}")))),
     }
 }
@@ -357,7 +398,7 @@ fn command(settings: &Settings, live: &Live, entry: &Entry) -> Cmd {
     let mut call = Script::Publish.call(live.dialect, &all);
     call.arg(relay).arg("PUBLISH").arg(&body[..]).arg(&id.encode()[..]);
     call.arg(size).arg(millis(ttl)).arg(numbering_ttl(ttl)).arg(fresh_epoch());
-    call.arg(&live.run[..]).arg(&live.lost[..]).arg(field).arg(*number).arg(millis(IDEMPOTENCY_WINDOW));
+    call.arg(&live.era[..]).arg(field).arg(*number).arg(millis(IDEMPOTENCY_WINDOW));
     call
 }
 

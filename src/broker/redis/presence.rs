@@ -45,8 +45,6 @@ const RENEW: Duration = Duration::from_millis(2500);
 const SETTLED: Duration = Duration::from_secs(6);
 /// For how long an ended lease is remembered: longer than any process is paused and goes on.
 const REMEMBERED: Duration = Duration::from_secs(60 * 60);
-/// How long the set of a lease's channels outlives its last renewal: whoever sweeps must find it.
-const CHANNELS: Duration = Duration::from_secs(24 * 60 * 60);
 /// How often channels without members of this node are taken from its lease's set.
 const TIDY: Duration = Duration::from_secs(60);
 /// Channels in one command.
@@ -70,6 +68,8 @@ struct State {
     number: u64,
     members: HashMap<Channel, HashMap<ConnectionId, Member>>,
     claimed: HashSet<Channel>,
+    /// The number of the lease under which all members are known to stand.
+    entered: Option<u64>,
 }
 
 impl Leases {
@@ -87,12 +87,14 @@ impl Leases {
         loop {
             interval.tick().await;
             match self.hold().await {
-                Ok(()) => held_since.get_or_insert_with(Instant::now),
+                Ok(true) => drop(held_since.get_or_insert_with(Instant::now)),
+                // A pause of this process, too, is one in which the others may have been paused.
+                Ok(false) => held_since = None,
                 Err(_) => {
                     held_since = None;
                     continue;
                 }
-            };
+            }
             // What fails now is done the next time.
             if held_since.is_some_and(|since| SETTLED <= since.elapsed()) {
                 let _ = self.sweep_others().await;
@@ -103,45 +105,61 @@ impl Leases {
         }
     }
 
-    /// Renews the lease; one that has ended, or leaves somebody behind, is replaced.
-    async fn hold(&self) -> Result<(), BrokerError> {
+    /// Renews the lease; one that has ended, or leaves somebody behind, is replaced. False: it was not held all the time.
+    async fn hold(&self) -> Result<bool, BrokerError> {
         if self.has_ghosts.swap(false, Ordering::Relaxed) {
             self.replace(&self.lease());
         }
+        let mut was_held = true;
         loop {
             let lease = self.lease();
-            let keys = [self.keys.lease(&lease), self.keys.ended(&lease), self.keys.channels_of(&lease)];
-            let hold =
-                |live: &Live| Script::Hold.call(live.dialect, &keys).arg(millis(LEASE)).arg(millis(CHANNELS)).take();
-            match self.server.ask(hold).await? {
-                Value::Int(1) => return Ok(()),
-                Value::Int(0) => {
-                    let register = |_: &Live| redis::cmd("ZADD").arg(self.keys.leases()).arg(0).arg(&lease).take();
-                    self.server.ask(register).await?;
-                    return self.enter_all().await;
-                }
-                _ => {
+            match self.open(&lease).await? {
+                1 if self.state().entered == Some(number(&lease)) => return Ok(was_held),
+                -1 => {
                     warn!(
                         lease,
                         "this node was silent for so long that its members were taken out; they are entered again"
                     );
                     self.replace(&lease);
+                    was_held = false;
+                }
+                _ => {
+                    self.enter_all(&lease).await?;
+                    self.state().entered = Some(number(&lease));
+                    was_held = false;
                 }
             }
         }
     }
 
-    /// Enters all members under the present lease. Who is in already stays in, and nobody is told.
-    async fn enter_all(&self) -> Result<(), BrokerError> {
-        self.state().claimed.clear();
+    /// Registers a lease, so that whoever finds it ended sweeps it, and holds it. -1: it has ended.
+    async fn open(&self, lease: &str) -> Result<i64, BrokerError> {
+        self.server.ask(|_| redis::cmd("ZADD").arg(self.keys.leases()).arg(0).arg(lease).take()).await?;
+        let keys = [self.keys.lease(lease), self.keys.ended(lease)];
+        let hold = |live: &Live| Script::Hold.call(live.dialect, &keys).arg(millis(LEASE)).take();
+        self.server.ask(hold).await.map(int)
+    }
+
+    /// Enters all members under a lease. Who is in already stays in, and nobody is told. The lease before it is held on
+    /// meanwhile, lest others sweep those who have not been moved yet.
+    async fn enter_all(&self, lease: &str) -> Result<(), BrokerError> {
         let members: Vec<_> = {
-            let state = self.state();
+            let mut state = self.state();
+            state.claimed.clear();
             let of = |(channel, members): (&Channel, &HashMap<ConnectionId, Member>)| {
                 members.values().map(|member| (channel.clone(), member.clone())).collect::<Vec<_>>()
             };
             state.members.iter().flat_map(of).collect()
         };
+        let mut renewed = Instant::now();
         for (channel, member) in members {
+            if RENEW <= renewed.elapsed() {
+                let before = number(lease).checked_sub(1).map(|number| format!("{}.{number}", self.life));
+                for lease in before.iter().map(String::as_str).chain([lease]) {
+                    self.open(lease).await?;
+                }
+                renewed = Instant::now();
+            }
             if self.has(&channel, member.connection) {
                 self.enter(&channel, &member).await?;
                 // It may have left meanwhile, and its leave came first.
@@ -159,7 +177,7 @@ impl Leases {
         loop {
             let lease = self.lease();
             let mut result = self.claim(&lease, channel).await?;
-            if result != -1 {
+            if result == 1 {
                 let join = |live: &Live| {
                     let mut call = Script::Join.call(live.dialect, &[self.keys.members(channel)]);
                     call.arg(self.keys.relay(channel)).arg("PUBLISH").arg(&connection).arg(&lease).arg(&entry);
@@ -167,32 +185,34 @@ impl Leases {
                 };
                 result = int(self.server.ask(join).await?);
             }
-            if result != -1 {
-                return Ok(());
+            match result {
+                // The renewal enters the others again.
+                -1 => self.replace(&lease),
+                -2 => drop(self.open(&lease).await?),
+                // Else it stands under a lease that was replaced meanwhile.
+                _ if self.lease() == lease => return Ok(()),
+                _ => {}
             }
-            // The renewal enters the others again.
-            self.replace(&lease);
         }
     }
 
     async fn take_out(&self, channel: &Channel, connection: ConnectionId) -> Result<(), BrokerError> {
         let leave = |live: &Live| {
             let mut call = Script::Leave.call(live.dialect, &[self.keys.members(channel)]);
-            call.arg(self.keys.relay(channel)).arg("PUBLISH").arg(connection.to_string());
+            call.arg(self.keys.relay(channel)).arg("PUBLISH").arg(connection.to_string()).arg(millis(REMEMBERED));
             call
         };
         self.server.ask(leave).await.map(drop)
     }
 
-    /// Notes a channel in the lease's set, before anybody is entered there. -1: the lease has ended.
+    /// Notes a channel in the lease's set, before anybody is entered there. -1: the lease has ended, -2: it is not held.
     async fn claim(&self, lease: &str, channel: &Channel) -> Result<i64, BrokerError> {
         if self.state().claimed.contains(channel) {
             return Ok(1);
         }
         let _claiming = self.claiming.lock().await;
-        let keys = [self.keys.channels_of(lease), self.keys.ended(lease)];
-        let claim =
-            |live: &Live| Script::Claim.call(live.dialect, &keys).arg(millis(CHANNELS)).arg(channel.key()).take();
+        let keys = [self.keys.lease(lease), self.keys.ended(lease), self.keys.channels_of(lease)];
+        let claim = |live: &Live| Script::Claim.call(live.dialect, &keys).arg(channel.key()).take();
         let result = int(self.server.ask(claim).await?);
         let mut state = self.state();
         if result == 1 && state.number == number(lease) {

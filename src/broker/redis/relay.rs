@@ -2,7 +2,7 @@
 //!
 //! This is the hot path, second of three, where several nodes share a Redis. [`Table::hear`] runs in the task that reads
 //! the connection: it decodes, keeps the channel's order and hands on, and never waits, since Redis cuts off who reads
-//! slowly. What is missing is read from history by `fill.rs`. `listen.rs` keeps the connection and its subscriptions.
+//! slowly. What is missing is read by `history.rs`. `listen.rs` keeps the connection and its subscriptions.
 //!
 //! One lock guards the table. It is held while something is handed on ([`Listener::relayed`]), which takes the hub's table
 //! of interest; nothing takes them the other way round.
@@ -62,6 +62,8 @@ struct Entry {
     listeners: usize,
     /// Redis has confirmed that it is subscribed on the present connection, and where it stood then is known.
     is_confirmed: bool,
+    /// It has been, on this connection or one before.
+    was_confirmed: bool,
     waiting: Vec<oneshot::Sender<()>>,
     order: Order,
     unused_since: Option<Instant>,
@@ -87,6 +89,7 @@ impl Table {
                 channel: channel.clone(),
                 listeners: 0,
                 is_confirmed: false,
+                was_confirmed: false,
                 waiting: Vec::new(),
                 order: Order::default(),
                 unused_since: None,
@@ -98,6 +101,7 @@ impl Table {
             return None;
         }
         let (tx, rx) = oneshot::channel();
+        entry.waiting.retain(|waiting| !waiting.is_closed());
         entry.waiting.push(tx);
         self.wanted.notify_one();
         Some(rx)
@@ -106,18 +110,34 @@ impl Table {
     /// Counts one less that listens.
     pub fn ignore(&self, channel: &Channel) {
         let mut entries = self.entries();
-        let Some(entry) = entries.by_name.get_mut(&self.name(channel)) else { return };
+        let name = self.name(channel);
+        let Some(entry) = entries.by_name.get_mut(&name) else { return };
         entry.listeners = entry.listeners.saturating_sub(1);
         if entry.listeners == 0 {
             entry.unused_since = Some(Instant::now());
+            // Who asks for many names while Redis is away leaves nothing behind.
+            if !entry.was_confirmed {
+                entries.by_name.remove(&name);
+            }
         }
     }
 
     /// The next of those that are to be subscribed.
     pub fn unsubscribed(&self, count: usize) -> Vec<Name> {
         let mut entries = self.entries();
-        let count = count.min(entries.unsubscribed.len());
-        entries.unsubscribed.drain(..count).collect()
+        let Entries { by_name, unsubscribed } = &mut *entries;
+        let mut names = Vec::new();
+        while names.len() < count
+            && let Some(name) = unsubscribed.pop_front()
+        {
+            if by_name.contains_key(&name) {
+                names.push(name);
+            }
+        }
+        if unsubscribed.is_empty() {
+            unsubscribed.shrink_to(1024);
+        }
+        names
     }
 
     /// Notes that they are subscribed, and where they stood: what is published from now on is heard.
@@ -125,8 +145,12 @@ impl Table {
         let mut entries = self.entries();
         for (name, top) in names.iter().zip(tops) {
             if let Some(entry) = entries.by_name.get_mut(name) {
+                let was_confirmed = std::mem::replace(&mut entry.was_confirmed, true);
                 entry.is_confirmed = true;
-                entry.order.begin(*top);
+                // What had no position then, and has one now, was published while this node did not hear.
+                if entry.order.begin(*top, was_confirmed) {
+                    self.found_gap(name);
+                }
                 // Whoever waited may have given up.
                 entry.waiting.drain(..).for_each(|waiting| waiting.send(()).unwrap_or_default());
             }
@@ -206,7 +230,22 @@ impl Table {
         Some((entry.channel.clone(), entry.order.last()))
     }
 
-    /// Hands on what was read after `from`, where a gap began. `None`: it is closed; else how many publications were handed on.
+    /// Gives up what cannot be read: subscribers are told that it is lost.
+    pub fn give_up(&self, name: &Name) {
+        let mut entries = self.entries();
+        let Some(entry) = entries.by_name.get_mut(name) else { return };
+        if let Some(last) = entry.order.give_up() {
+            self.listener.relayed(Relayed::Lost(entry.channel.clone(), last));
+        }
+    }
+
+    /// Has a gap looked at again.
+    pub fn try_again(&self, name: &Name) {
+        self.found_gap(name);
+    }
+
+    /// Hands on what was read after `from`, where a gap began. `None`: it is closed; else how
+    /// many publications were handed on.
     pub fn fill(&self, name: &Name, from: Option<Position>, history: History) -> Option<usize> {
         let mut entries = self.entries();
         let entry = entries.by_name.get_mut(name)?;

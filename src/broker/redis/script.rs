@@ -18,6 +18,7 @@ const ALL: [(Script, &str); Script::COUNT] = [
     (Script::Hold, include_str!("lua/hold.lua")),
     (Script::Claim, include_str!("lua/claim.lua")),
     (Script::Fence, include_str!("lua/fence.lua")),
+    (Script::Era, include_str!("lua/era.lua")),
 ];
 
 /// The closed list of scripts; each file in `lua/` says what it is given and what it answers.
@@ -32,10 +33,11 @@ pub(super) enum Script {
     Hold,
     Claim,
     Fence,
+    Era,
 }
 
 impl Script {
-    const COUNT: usize = 9;
+    const COUNT: usize = 10;
 }
 
 /// What one script is called by.
@@ -58,7 +60,12 @@ static LIBRARY: LazyLock<Library> = LazyLock::new(|| {
     let mut text = format!("#!lua name={name}\n{COMMON}\n");
     let scripts = ALL.map(|(script, body)| {
         let function = format!("{name}_{}", format!("{script:?}").to_lowercase());
-        text.push_str(&format!("redis.register_function('{function}', function(KEYS, ARGV)\n{body}end)\n"));
+        // What is needed to get out of a full memory again, or only to look, is done even then.
+        let flags = if script == Script::Publish { "" } else { "'allow-oom'" };
+        text.push_str(&format!(
+            "redis.register_function{{ function_name = '{function}', flags = {{ {flags} }}, \
+             callback = function(KEYS, ARGV)\n{body}end }}\n"
+        ));
         let script = format!("{COMMON}\n{body}");
         Loaded { function, digest: redis::Script::new(&script).get_hash().to_owned(), text: script }
     });

@@ -10,13 +10,17 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind,
+    AsyncConnectionConfig, Client, ConnectionAddr, IntoConnectionInfo, Pipeline, ProtocolVersion, PushInfo, PushKind,
     RedisConnectionInfo, RedisError, Value, aio::MultiplexedConnection,
 };
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use super::script::{self, Dialect};
+use super::{
+    keys::Keys,
+    outbox::fresh_epoch,
+    script::{self, Dialect, Script},
+};
 use crate::{
     broker::BrokerError,
     config::{BrokerKind, BrokerUrl},
@@ -26,6 +30,8 @@ use crate::{
 pub(super) const ANSWER: Duration = Duration::from_secs(2);
 /// How long connecting may take.
 const CONNECT: Duration = Duration::from_secs(2);
+/// How long a node that knows of nothing leaves the word to those that do.
+const WITNESSES: Duration = Duration::from_secs(1);
 /// The longest pause between two attempts, short since a returned Redis is to be found within 2 s.
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 
@@ -33,11 +39,13 @@ const MAX_PAUSE: Duration = Duration::from_secs(1);
 pub(super) struct Server {
     url: BrokerUrl,
     state: watch::Sender<State>,
-    seen: Mutex<Option<Seen>>,
+    keys: Keys,
+    /// When this node last heard from it.
+    heard: Mutex<Option<Instant>>,
 }
 
-/// Finds out whether a server that was started anew has all that is known to have been there.
-pub(super) type IsWhole = Box<dyn Fn(MultiplexedConnection) -> BoxFuture<'static, bool> + Send + Sync>;
+/// Compares what a server that was started anew has with what is known to have been there.
+pub(super) type Examine = Box<dyn Fn(MultiplexedConnection) -> BoxFuture<'static, Verdict> + Send + Sync>;
 
 /// Whether it can be asked.
 #[derive(Clone)]
@@ -57,34 +65,41 @@ pub(super) struct Live {
     pub generation: u64,
     pub connection: MultiplexedConnection,
     pub dialect: Dialect,
-    /// The primary's replication id: what it has written belongs to it.
-    pub run: Arc<str>,
-    /// That of a former primary whose last publications may be lost; empty for none.
-    pub lost: Arc<str>,
+    /// For batches of publications, which may wait for replicas.
+    pub publishing: MultiplexedConnection,
+    /// The era that all nodes are in: it ends where Redis may have lost acknowledged publications.
+    pub era: Arc<str>,
+    /// The primary's replication id, new with each start and each failover.
+    replication: Arc<str>,
     /// Where it was found, for a connection that listens.
     client: Client,
-}
-
-/// What was last known of the primary.
-#[derive(Clone)]
-struct Seen {
-    at: Instant,
-    run: Arc<str>,
 }
 
 /// What `INFO` says about a server's past.
 struct Past {
     is_primary: bool,
-    run: Arc<str>,
-    /// The replication id that it had before; empty for none.
-    before: Arc<str>,
+    /// Its replication id.
+    replication: Arc<str>,
+    /// Whether it had another one before, as a replica that took over has, and a primary that loaded a snapshot.
+    had_another: bool,
     uptime: Duration,
 }
 
+/// What a server has of what was acknowledged in its former life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// All that this node knows of, which is something.
+    Whole,
+    /// Something is missing, or may be.
+    Lost,
+    /// This node knows of nothing that should be there.
+    Unknown,
+}
+
 impl Server {
-    pub fn new(url: BrokerUrl) -> Arc<Self> {
+    pub fn new(url: BrokerUrl, keys: Keys) -> Arc<Self> {
         let state = watch::Sender::new(State::Starting);
-        Arc::new(Self { url, state, seen: Mutex::new(None) })
+        Arc::new(Self { url, state, keys, heard: Mutex::new(None) })
     }
 
     /// The connection.
@@ -146,16 +161,29 @@ impl Server {
             let answer = live.connection.send_packed_command(&command(&live)).await;
             match answer.and_then(Value::extract_error) {
                 Ok(value) => {
-                    self.heard_of(&live);
+                    self.heard_of();
                     return Ok(value);
                 }
                 Err(error) if script::is_unknown(&error.to_string()) && !reloaded => {
                     reloaded = true;
-                    script::load(&mut live.connection).await.map_err(|error| self.failure(&live, &error))?;
+                    self.load(&mut live).await?;
                 }
                 Err(error) => return Err(self.failure(&live, &error)),
             }
         }
+    }
+
+    /// Makes the scripts known again, to a server that has forgotten them.
+    ///
+    /// # Errors
+    /// The connection broke, or they are called differently now: it is connected to anew.
+    pub async fn load(&self, live: &mut Live) -> Result<(), BrokerError> {
+        let loaded = script::load(&mut live.connection).await.map_err(|error| self.failure(live, &error))?;
+        if loaded != live.dialect {
+            self.failed(live.generation, "functions cannot be loaded any more");
+            return Err(BrokerError::Unavailable("Redis is away: its scripts are called differently now".into()));
+        }
+        Ok(())
     }
 
     /// What an error means to whoever asked; a broken connection is noted.
@@ -171,22 +199,21 @@ impl Server {
     }
 
     /// Notes a sign of life.
-    pub fn heard_of(&self, live: &Live) {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        *seen = Some(Seen { at: Instant::now(), run: live.run.clone() });
+    pub fn heard_of(&self) {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
     /// Keeps it connected for ever.
-    pub async fn supervise(self: Arc<Self>, is_whole: IsWhole) {
+    pub async fn supervise(self: Arc<Self>, examine: Examine) {
         let mut state = self.state.subscribe();
         let (mut generation, mut attempt, mut told) = (0, 0, false);
         loop {
             generation += 1;
-            match tokio::time::timeout(2 * CONNECT, self.connect(generation, &is_whole)).await {
+            match tokio::time::timeout(2 * CONNECT, self.connect(generation, &examine)).await {
                 Ok(Ok(live)) => {
                     info!(address = %live.client.get_connection_info().addr(), "connected to Redis");
                     attempt = 0;
-                    self.heard_of(&live);
+                    self.heard_of();
                     self.state.send_replace(State::Live(live.into()));
                     let Ok(why) = away(&mut state).await else { return };
                     warn!(%why, "the connection to Redis broke; publications wait, connections stay");
@@ -219,7 +246,7 @@ impl Server {
         live.client.get_multiplexed_async_connection_with_config(&config).await
     }
 
-    async fn connect(self: &Arc<Self>, generation: u64, is_whole: &IsWhole) -> Result<Live, String> {
+    async fn connect(self: &Arc<Self>, generation: u64, examine: &Examine) -> Result<Live, String> {
         let client = self.find().await.map_err(|error| describe(&error))?;
         let server = Arc::downgrade(self);
         let ended = move |push: PushInfo| {
@@ -241,27 +268,71 @@ impl Server {
         if !past.is_primary {
             return Err("it is a replica".into());
         }
+        if past.replication.is_empty() {
+            return Err("its INFO tells no master_replid, so a failover could not be noticed".into());
+        }
+        let publishing = client.get_multiplexed_async_connection_with_config(&config).await;
+        let publishing = publishing.map_err(|error| describe(&error))?;
         let dialect = script::load(&mut connection).await.map_err(|error| describe(&error))?;
-        let lost = match self.is_continued(&past) || (self.is_restart(&past) && is_whole(connection.clone()).await) {
-            true => "".into(),
-            false => past.before.clone(),
+        let era = self.era(&mut connection, dialect, &past, examine).await?;
+        let replication = past.replication;
+        Ok(Live { generation, connection, publishing, dialect, era, replication, client })
+    }
+
+    /// The era that this primary is in, on which all nodes agree: the first one that knows says.
+    async fn era(
+        &self,
+        connection: &mut MultiplexedConnection,
+        dialect: Dialect,
+        past: &Past,
+        examine: &Examine,
+    ) -> Result<Arc<str>, String> {
+        let known = match &*self.state.borrow() {
+            State::Live(live) => Some(live.era.clone()),
+            State::Starting | State::Away(_) => None,
         };
-        Ok(Live { generation, connection, dialect, run: past.run, lost, client })
+        let candidate = known.unwrap_or_else(|| fresh_epoch().into());
+        let asked = Instant::now();
+        loop {
+            let verdict = match self.is_restart(past) {
+                Some(true) => examine(connection.clone()).await,
+                // It lived while this node heard another: a replica took over.
+                Some(false) => Verdict::Lost,
+                None => Verdict::Unknown,
+            };
+            let word = match verdict {
+                Verdict::Whole => "whole",
+                Verdict::Lost => "lost",
+                Verdict::Unknown if asked.elapsed() < WITNESSES => "",
+                // Nobody knows of anything that should be there.
+                Verdict::Unknown if past.had_another => "lost",
+                Verdict::Unknown => "whole",
+            };
+            let mut call = Script::Era.call(dialect, &[self.keys.era()]);
+            call.arg(&past.replication[..]).arg(word).arg(&candidate[..]);
+            let era: String = call.query_async(connection).await.map_err(|error| describe(&error))?;
+            if !era.is_empty() {
+                return Ok(era.into());
+            }
+            tokio::time::sleep(WITNESSES / 10).await;
+        }
     }
 
-    /// Whether nothing came between: the same primary, or one without a former life.
-    fn is_continued(&self, past: &Past) -> bool {
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        past.before.is_empty() || seen.as_ref().is_some_and(|seen| seen.run == past.run)
+    /// What keeps the era known to nodes that come, if everything else in Redis is gone.
+    pub fn remember_era(&self, live: &Live) -> Pipeline {
+        let key = self.keys.era();
+        let mut pipeline = Pipeline::with_capacity(2);
+        pipeline.cmd("HSETNX").arg(&key).arg("era").arg(&live.era[..]);
+        pipeline.cmd("HSETNX").arg(&key).arg("run").arg(&live.replication[..]);
+        pipeline
     }
 
-    /// Whether the process was started after this node heard the last of its former life: then no replica that lagged
-    /// took over, but the same data were loaded again.
-    fn is_restart(&self, past: &Past) -> bool {
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Whether the process was started after this node last heard from Redis: then no replica that lagged took over, but
+    /// the same data were loaded again. `None`: this node never heard from it.
+    fn is_restart(&self, past: &Past) -> Option<bool> {
+        let heard = *self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         // Redis tells whole seconds.
-        let started_within = past.uptime.saturating_sub(Duration::from_secs(1));
-        seen.as_ref().is_some_and(|seen| started_within < seen.at.elapsed() && seen.run == past.before)
+        heard.map(|heard| past.uptime.saturating_sub(Duration::from_secs(1)) < heard.elapsed())
     }
 
     /// Where the primary is.
@@ -289,12 +360,10 @@ impl Past {
             let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
             line.unwrap_or_default().trim()
         };
-        let before = field("master_replid2");
-        let before = if before.bytes().all(|byte| byte == b'0') { "" } else { before };
         Ok(Self {
             is_primary: field("role") == "master",
-            run: field("master_replid").into(),
-            before: before.into(),
+            replication: field("master_replid").into(),
+            had_another: field("master_replid2").bytes().any(|byte| byte != b'0'),
             uptime: Duration::from_secs(field("uptime_in_seconds").parse().unwrap_or(u64::MAX)),
         })
     }
@@ -349,7 +418,7 @@ pub(super) fn describe(error: &RedisError) -> String {
 
 /// The pause before the `attempt`-th attempt (counted from 0): doubling from 50 ms up to [`MAX_PAUSE`], and by `jitter`
 /// (0 to 1) between half and the whole of that, so that nodes that lost the same Redis do not return in one instant.
-fn pause(attempt: u32, jitter: f64) -> Duration {
+pub(super) fn pause(attempt: u32, jitter: f64) -> Duration {
     let whole = Duration::from_millis(50).saturating_mul(1 << attempt.min(10)).min(MAX_PAUSE);
     whole / 2 + (whole / 2).mul_f64(jitter)
 }

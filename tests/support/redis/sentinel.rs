@@ -68,6 +68,8 @@ impl RedisSentinel {
     /// and is lost with a [`RedisSentinel::failover`], though answered. Within a second of standing still it counts as
     /// dead itself, which it is not any more once the failover has let it go on.
     pub async fn cut_off_replica(&self) {
+        // In the middle of a first synchronisation it would have nothing.
+        self.replica.until_linked().await;
         self.replica.stop();
         self.primary.cli(&["CLIENT", "KILL", "TYPE", "replica"]).await;
     }

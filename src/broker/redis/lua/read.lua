@@ -1,15 +1,16 @@
 -- Reads a part of a channel's history, and begins its numbering where there is none: then all nodes are told.
 --
 -- KEYS: numbering, stream.
--- ARGV: relay channel, how to relay, epoch for a new numbering, this primary, a primary whose end was lost,
---   the numbering's ttl in ms, size of history, its ttl in ms, after, before ('' for none), limit, '1' for newest first,
---   the most bytes.
+-- ARGV: relay channel, how to relay, epoch for a new numbering, the era, the numbering's ttl in ms, and while it is empty,
+--   size of history, its ttl in ms, after, before ('' for none), limit, '1' for newest first, the most bytes.
 -- Returns: epoch, top offset, the offset before the oldest that can be read, then offset and body of each.
-local relay, publish, candidate, run, lost, numbering_ttl = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local relay, publish, candidate, era, numbering_ttl, empty_ttl = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local size, ttl, limit, newest_first = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[11]), ARGV[12] == '1'
 local most_bytes = tonumber(ARGV[13])
 
-local epoch, top, fresh = numbering(KEYS[1], KEYS[2], candidate, run, lost)
+local epoch, top, fresh = numbering(KEYS[1], KEYS[2], candidate, era)
+-- Anybody may ask for any name.
+if top == 0 and tonumber(empty_ttl) < tonumber(numbering_ttl) then numbering_ttl = empty_ttl end
 if redis.call('PTTL', KEYS[1]) < tonumber(numbering_ttl) then redis.call('PEXPIRE', KEYS[1], numbering_ttl) end
 if fresh then redis.call(publish, relay, 'R' .. epoch) end
 
