@@ -1,5 +1,7 @@
 //! Several nodes and one Redis: everything works across them, and what happens to Redis is either not noticed or told.
 
+mod presence;
+
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
