@@ -36,6 +36,8 @@ use crate::{
 const SWEEP: Duration = Duration::from_secs(5);
 /// How often the broker is asked for a sign of life.
 const PROBE: Duration = Duration::from_secs(5);
+/// How long a start waits to learn which tokens are revoked.
+const REVOCATIONS: Duration = Duration::from_secs(5);
 /// Descriptors that are kept free of connections: files, the broker, upstreams.
 const RESERVED_DESCRIPTORS: u64 = 64;
 
@@ -98,11 +100,17 @@ impl App {
         let (hub, inboxes) = Hub::new(workers, limits, protocol::encode);
         metrics.collect(Box::new(HubFigures::new(hub.clone())));
         let id = node_id(&config);
-        let (broker, mut background) = open_broker(&config, &id, &hub, &metrics)?;
-        metrics.collect(Box::new(BrokerStatus::new(broker.clone())));
         let gateway = Gateway::new(&config, Handle::current())?;
+        let deliver = Deliver::new(hub.clone(), gateway.clone());
+        let (broker, mut background) = open_broker(&config, &id, deliver, &metrics)?;
+        metrics.collect(Box::new(BrokerStatus::new(broker.clone())));
         let max_subscriptions = config.connection.max_subscriptions;
         let node = Node::new(id, hub, broker, gateway, metrics.clone(), max_subscriptions);
+        if let Err(error) = node.load_revocations(REVOCATIONS).await {
+            let what =
+                "what was revoked is not known yet: tokens count if they are signed well, until the broker is there";
+            tracing::warn!(%error, "{what}");
+        }
         let (closing, is_closing) = watch::channel(false);
         let settings = DoorSettings {
             max_frame: config.connection.max_frame.0,
@@ -251,11 +259,10 @@ type Upkeep = Vec<JoinHandle<()>>;
 fn open_broker(
     config: &Config,
     node: &NodeId,
-    hub: &Arc<Hub>,
+    deliver: Arc<Deliver>,
     metrics: &Arc<Metrics>,
 ) -> Result<(Arc<dyn Broker>, Upkeep), RunError> {
     let url: BrokerUrl = config.broker.url.parse()?;
-    let deliver = Deliver::new(hub.clone());
     if url.kind == BrokerKind::Cluster {
         return Err(RunError::Cluster);
     }

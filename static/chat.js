@@ -150,6 +150,7 @@ function plainly(error) {
     forbidden: 'You are not allowed to do that here.',
     unauthorized: 'The server wants to know who you are first.',
     token_expired: 'Your session has ended.',
+    token_revoked: 'Your session was ended.',
     unknown_channel: 'The server has no such room.',
     limit_exceeded: 'Too much is waiting already.',
     unavailable: 'There was no connection in time.',

@@ -2,7 +2,7 @@
 
 /** Codes of refusals; the server's own, and `closed` where this client was closed. A later server may know more. */
 export type ErrorCode =
-  | 'bad_request' | 'unauthorized' | 'token_expired' | 'forbidden' | 'unknown_channel' | 'already_subscribed'
+  | 'bad_request' | 'unauthorized' | 'token_expired' | 'token_revoked' | 'forbidden' | 'unknown_channel' | 'already_subscribed'
   | 'not_subscribed' | 'history_disabled' | 'presence_disabled' | 'limit_exceeded' | 'rate_limited' | 'too_large'
   | 'unknown_method' | 'upstream_error' | 'timeout' | 'unavailable' | 'internal' | 'closed'
   | (string & {});

@@ -9,13 +9,13 @@ use std::{
 
 use fanwire::{
     broker::{
-        Accepted, Broker, History, KeyScope, Listener, MAX_HISTORY_BYTES, Relayed, Retention, ScopedKey, Submission,
-        memory::MemoryBroker, redis::RedisBroker,
+        Accepted, Broker, Deed, Dismissal, History, KeyScope, Listener, MAX_HISTORY_BYTES, Order, Relayed, Retention,
+        ScopedKey, Submission, Target, memory::MemoryBroker, redis::RedisBroker,
     },
     config::BrokerConfig,
     domain::{
         Channel, ConnectionId, Event, HistoryQuery, IdempotencyKey, Member, NodeId, Offset, Payload, Position,
-        PublicationId, UnixMillis,
+        PublicationId, Revocation, Revoked, TokenId, UnixMillis,
     },
     telemetry::Metrics,
 };
@@ -66,6 +66,8 @@ async fn holds(factory: impl Factory) {
     a_dropped_history_begins_a_new_epoch(World::new(factory)).await;
     channels_are_apart(World::new(factory)).await;
     listening_is_counted(World::new(factory)).await;
+    orders_come_once_and_in_order(World::new(factory)).await;
+    revocations_come_among_the_orders(World::new(factory)).await;
     within("the probe", World::new(factory).broker.probe()).await.unwrap();
 }
 
@@ -462,6 +464,59 @@ async fn a_dropped_history_begins_a_new_epoch(world: World) {
         panic!("a publication, the reset and a publication were awaited: {relayed:?}");
     };
     assert_eq!((channel, *top), (&world.channel, history.top));
+}
+
+async fn orders_come_once_and_in_order(world: World) {
+    let user = |name: &str| Target::User(name.parse().unwrap());
+    let mut given = Vec::new();
+    for n in 0..20 {
+        given.push((user(&format!("user {n}")), Deed::Subscribe(vec![format!("chat:{n}").parse().unwrap()])));
+    }
+    given.push((user("ann"), Deed::Unsubscribe(vec!["a".parse().unwrap(), "b".parse().unwrap()])));
+    given.push((user("ann"), Deed::Disconnect(Dismissal::Forbidden)));
+    given.push((Target::Connection(ConnectionId::from_bits(7)), Deed::Disconnect(Dismissal::TokenRevoked)));
+    for (target, deed) in &given {
+        let order = Order { app: "app".parse().unwrap(), target: target.clone(), deed: deed.clone() };
+        within("an order", world.broker.order(order)).await.unwrap();
+    }
+    let relayed = world.relayed(given.len()).await;
+    let orders = relayed.into_iter().map(|relayed| match relayed {
+        Relayed::Order(order, age) => {
+            assert!(age < Duration::from_secs(5), "{age:?}");
+            (order.target, order.deed)
+        }
+        other => panic!("an order was awaited, {other:?} came"),
+    });
+    assert_eq!(orders.collect::<Vec<_>>(), given);
+}
+
+async fn revocations_come_among_the_orders(world: World) {
+    let revocation = |tokens| Revocation { app: "app".parse().unwrap(), tokens, until: 253_402_300_799 };
+    let of_user = revocation(Revoked::User("ann of: Kent".parse().unwrap(), 1_764_000_000));
+    let of_one = revocation(Revoked::Token(TokenId::from_bits(7)));
+    for revocation in [&of_user, &of_one] {
+        within("a revocation", world.broker.revoke(revocation.clone())).await.unwrap();
+    }
+    let given = |relayed: Vec<Relayed>| {
+        let of = |relayed| match relayed {
+            Relayed::Revoked(revocation) => revocation,
+            other => panic!("a revocation was awaited, {other:?} came"),
+        };
+        relayed.into_iter().map(of).collect::<Vec<_>>()
+    };
+    // The first may be among those that are read at the beginning, too.
+    let come = |relayed: &[Relayed]| {
+        let all = given(relayed.to_vec());
+        all.contains(&of_user) && all.contains(&of_one)
+    };
+    within("both", async {
+        let mut count = 2;
+        while !come(&world.relayed(count).await) {
+            count += 1;
+        }
+    })
+    .await;
+    within("loading", world.broker.load_revocations()).await.unwrap();
 }
 
 async fn channels_are_apart(world: World) {

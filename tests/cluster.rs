@@ -8,14 +8,20 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use crate::support::{
-    Client, TestServer,
+    Client, DEADLINE, TestServer,
     proxy::{BOTH, ChaosProxy},
     redis::{RedisServer, sentinel::RedisSentinel},
     within,
 };
 
 async fn node(url: &str) -> TestServer {
-    TestServer::with(|config| config.broker.url = url.into()).await
+    TestServer::with(|config| {
+        config.broker.url = url.into();
+        // Enough for whatever a busy machine takes to come back: what is trimmed is told, and is no loss.
+        let chat = config.namespaces.get_mut("chat").expect("there is one");
+        chat.history.as_mut().expect("it keeps one").size = 10_000;
+    })
+    .await
 }
 
 async fn two_nodes(redis: &RedisServer) -> (TestServer, TestServer) {
@@ -42,8 +48,15 @@ async fn publish_patiently(client: &mut Client, channel: &str, data: impl Into<V
 /// The next publications of this many, and no other frames between.
 async fn next(client: &mut Client, count: usize) -> Vec<Value> {
     let mut data = Vec::new();
-    for _ in 0..count {
-        data.push(client.next_publication().await);
+    let heard = async {
+        while data.len() < count {
+            data.push(client.next_publication().await);
+        }
+    };
+    // Pings keep coming, so the deadline is for all of them.
+    if tokio::time::timeout(DEADLINE, heard).await.is_err() {
+        let told = client.heard("subscribed");
+        panic!("{count} publications were awaited, {} came, the last {:?}; told: {told:?}", data.len(), data.last());
     }
     data
 }

@@ -7,6 +7,7 @@ mod broker_contract;
 mod chaos;
 mod cli;
 mod cluster;
+mod control;
 mod docs;
 mod http_api;
 mod log;

@@ -7,13 +7,13 @@ use std::{cell::Cell, rc::Rc, sync::Arc, time::Duration};
 
 use fanwire::{
     broker::{
-        Accepted, Broker, BrokerError, History, Listener, PresenceStore, Relayed, Retention, Submission,
-        memory::MemoryBroker,
+        Accepted, Broker, BrokerError, Commander, History, Listener, Order, PresenceStore, Relayed, Retention,
+        Submission, memory::MemoryBroker,
     },
     config::{Config, HistoryConfig, NamespaceConfig, Rate, Span, WhenSlow},
     domain::{
         Channel, Command, ConnectionId, Epoch, Format, HistoryQuery, Member, NodeId, Offset, Position, Publish,
-        Request, Start, Subscribe,
+        Request, Revocation, Start, Subscribe,
     },
     gateway::{App, Gateway},
     hub::{Connection, End, Hub, Limits, Shard, Socket},
@@ -60,6 +60,20 @@ impl PresenceStore for Hesitant {
 
     fn members<'a>(&'a self, channel: &'a Channel) -> BoxFuture<'a, Result<Vec<Member>, BrokerError>> {
         self.inner.members(channel)
+    }
+}
+
+impl Commander for Hesitant {
+    fn order(&self, order: Order) -> BoxFuture<'_, Result<(), BrokerError>> {
+        self.inner.order(order)
+    }
+
+    fn revoke(&self, revocation: Revocation) -> BoxFuture<'_, Result<(), BrokerError>> {
+        self.inner.revoke(revocation)
+    }
+
+    fn load_revocations(&self) -> BoxFuture<'_, Result<(), BrokerError>> {
+        self.inner.load_revocations()
     }
 }
 
@@ -140,10 +154,10 @@ impl World {
         let limits = Limits { send_queue: queue, when_slow: WhenSlow::CatchUp, ping: Duration::from_secs(3600) };
         let (hub, mut inboxes) = Hub::new(1, limits, protocol::encode);
         let later = Arc::new(Later(std::sync::OnceLock::new()));
-        let _ = later.0.set(Deliver::new(hub.clone()));
+        let gateway = Gateway::new(&config, tokio::runtime::Handle::current()).unwrap();
+        let _ = later.0.set(Deliver::new(hub.clone(), gateway.clone()));
         let inner = MemoryBroker::new(later, 64 << 20);
         let broker = Arc::new(Hesitant { inner, seed: seed.into() });
-        let gateway = Gateway::new(&config, tokio::runtime::Handle::current()).unwrap();
         let app = gateway.app(None).unwrap();
         let metrics = Arc::new(Metrics::new());
         let node = Node::new(NodeId::new("here"), hub.clone(), broker, gateway, metrics, 512);

@@ -14,6 +14,7 @@ pub mod presence;
 pub mod problem;
 pub mod publish;
 mod query;
+pub mod revocations;
 pub mod schema;
 pub mod sessions;
 
@@ -52,6 +53,8 @@ pub fn server_routes() -> Router<Api> {
         .route("/v1/users/{user}/disconnect", post(sessions::disconnect_user))
         .route("/v1/users/{user}/subscribe", post(sessions::subscribe_user))
         .route("/v1/users/{user}/unsubscribe", post(sessions::unsubscribe_user))
+        .route("/v1/users/{user}/revoke", post(revocations::revoke_user))
+        .route("/v1/tokens/revoke", post(revocations::revoke_token))
         .route("/v1/connections", get(sessions::list))
         .route("/v1/connections/{connection}", delete(sessions::disconnect))
         .route("/v1/nodes", get(nodes::list))

@@ -96,7 +96,7 @@ impl IntoResponse for Problem {
             // RFC 9110, 10.2.3: whole seconds.
             headers.insert(header::RETRY_AFTER, HeaderValue::from(delay.as_secs_f64().ceil() as u64));
         }
-        if matches!(refusal.code, ErrorCode::Unauthorized | ErrorCode::TokenExpired) {
+        if matches!(refusal.code, ErrorCode::Unauthorized | ErrorCode::TokenExpired | ErrorCode::TokenRevoked) {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response

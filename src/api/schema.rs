@@ -97,7 +97,10 @@ impl IntoResponses for Refused {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
         problems(&[
             ("400", "`bad_request`: something cannot be understood; `detail` names it"),
-            ("401", "`unauthorized`: no key or token, or one that is refused; `token_expired`: fetch a new one"),
+            (
+                "401",
+                "`unauthorized`: no key or token, or one that is refused; `token_expired`, `token_revoked`: fetch a new one",
+            ),
             ("403", "`forbidden`: the key, the token or the page's origin does not allow it; `limit_exceeded`"),
             ("429", "`rate_limited`: too often; `Retry-After` says when to try again"),
             ("500", "`internal`: an error on our side"),

@@ -12,9 +12,9 @@ use super::{
     schema::{BodyRefused, ChannelRefused, Refused},
 };
 use crate::{
-    domain::{ChannelName, ConnectionId, DisconnectReason, ErrorCode, Refusal, UserId},
-    hub::Control,
-    node::{ConnectionInfo, Target},
+    broker::{Deed, Dismissal, Target},
+    domain::{ChannelName, ConnectionId, ErrorCode, Refusal, UserId},
+    node::ConnectionInfo,
     protocol::native::{MAX_DEPTH, Text},
 };
 
@@ -48,11 +48,11 @@ pub struct ConnectionView {
     seconds: u64,
 }
 
-/// How many connections were asked.
+/// How many connections were asked on the node that answers. What others do it does not wait for.
 #[derive(Serialize, ToSchema)]
 #[schema(examples(json!({"connections": 2})))]
 pub struct Asked {
-    /// How many; 0 where there was none.
+    /// How many are on this node; 0 where there is none here.
     connections: usize,
 }
 
@@ -92,10 +92,10 @@ fn names(api: &Api, text: &str) -> Result<Vec<ChannelName>, Refusal> {
 }
 
 /// With which code to disconnect: `?code=`.
-fn reason(query: &Query) -> Result<DisconnectReason, Refusal> {
+fn reason(query: &Query) -> Result<Deed, Refusal> {
     match query.text("code")? {
-        None | Some("forbidden") => Ok(DisconnectReason::Forbidden),
-        Some("token_revoked") => Ok(DisconnectReason::TokenRevoked),
+        None | Some("forbidden") => Ok(Deed::Disconnect(Dismissal::Forbidden)),
+        Some("token_revoked") => Ok(Deed::Disconnect(Dismissal::TokenRevoked)),
         Some(_) => Err(Refusal::new(ErrorCode::BadRequest, "`code` is `forbidden` or `token_revoked`")),
     }
 }
@@ -130,7 +130,7 @@ pub async fn list(
 
 /// End a connection
 ///
-/// It gets a `disconnect` frame and is closed.
+/// It gets a `disconnect` frame and is closed, whatever node it is on.
 #[utoipa::path(
     delete, path = "/v1/connections/{connection}", tag = "Connections", operation_id = "disconnect",
     params(
@@ -138,7 +138,7 @@ pub async fn list(
         ("code" = Option<String>, Query, description = "`forbidden`, after which a client does not come back by itself, \
             or `token_revoked`, after which it fetches a new token first."),
     ),
-    responses((status = 200, description = "Whether there was one: 1 or 0.", body = Asked), Refused),
+    responses((status = 200, description = "Whether it is on the node that answers: 1 or 0.", body = Asked), Refused),
     security(("api_key" = [])),
 )]
 pub async fn disconnect(
@@ -147,14 +147,13 @@ pub async fn disconnect(
     Named(connection): Named<ConnectionId>,
     query: Query,
 ) -> Result<Json<Asked>, Problem> {
-    let control = Control::Disconnect(reason(&query)?, None);
-    let connections = api.node.ask(server.app(), Target::Connection(connection), control).await;
+    let connections = api.node.order(server.app(), Target::Connection(connection), reason(&query)?).await?;
     Ok(Json(Asked { connections }))
 }
 
 /// Disconnect a user
 ///
-/// All of the user's connections end, each with a `disconnect` frame.
+/// All of the user's connections end, on every node, each with a `disconnect` frame.
 #[utoipa::path(
     post, path = "/v1/users/{user}/disconnect", tag = "Connections", operation_id = "disconnectUser",
     params(
@@ -162,7 +161,7 @@ pub async fn disconnect(
         ("code" = Option<String>, Query, description = "`forbidden`, after which a client does not come back by itself, \
             or `token_revoked`, after which it fetches a new token first."),
     ),
-    responses((status = 200, description = "How many connections were asked to go.", body = Asked), Refused),
+    responses((status = 200, description = "How many connections on this node were asked to go.", body = Asked), Refused),
     security(("api_key" = [])),
 )]
 pub async fn disconnect_user(
@@ -171,19 +170,18 @@ pub async fn disconnect_user(
     Named(user): Named<UserId>,
     query: Query,
 ) -> Result<Json<Asked>, Problem> {
-    let control = Control::Disconnect(reason(&query)?, None);
-    let connections = api.node.ask(server.app(), Target::User(user), control).await;
+    let connections = api.node.order(server.app(), Target::User(user), reason(&query)?).await?;
     Ok(Json(Asked { connections }))
 }
 
 /// Subscribe a user
 ///
-/// All of the user's connections are subscribed, whatever the token or the namespace allows the user.
+/// All of the user's connections are subscribed, on every node, whatever the token or the namespace allows the user.
 #[utoipa::path(
     post, path = "/v1/users/{user}/subscribe", tag = "Connections", operation_id = "subscribeUser",
     params(("user" = String, Path, description = "The user's id, percent-encoded.", example = "alice")),
     request_body = ChannelsRequest,
-    responses((status = 200, description = "How many connections were asked.", body = Asked),
+    responses((status = 200, description = "How many connections on this node were asked.", body = Asked),
         Refused, ChannelRefused, BodyRefused),
     security(("api_key" = [])),
 )]
@@ -193,17 +191,19 @@ pub async fn subscribe_user(
     Named(user): Named<UserId>,
     JsonText(text): JsonText,
 ) -> Result<Json<Asked>, Problem> {
-    ask_each(&api, &server, user, names(&api, &text)?, Control::Subscribe).await
+    let subscribe = Deed::Subscribe(names(&api, &text)?);
+    let connections = api.node.order(server.app(), Target::User(user), subscribe).await?;
+    Ok(Json(Asked { connections }))
 }
 
 /// Unsubscribe a user
 ///
-/// All of the user's connections are unsubscribed and told so.
+/// All of the user's connections are unsubscribed, on every node, and told so.
 #[utoipa::path(
     post, path = "/v1/users/{user}/unsubscribe", tag = "Connections", operation_id = "unsubscribeUser",
     params(("user" = String, Path, description = "The user's id, percent-encoded.", example = "alice")),
     request_body = ChannelsRequest,
-    responses((status = 200, description = "How many connections were asked.", body = Asked),
+    responses((status = 200, description = "How many connections on this node were asked.", body = Asked),
         Refused, ChannelRefused, BodyRefused),
     security(("api_key" = [])),
 )]
@@ -213,19 +213,7 @@ pub async fn unsubscribe_user(
     Named(user): Named<UserId>,
     JsonText(text): JsonText,
 ) -> Result<Json<Asked>, Problem> {
-    ask_each(&api, &server, user, names(&api, &text)?, Control::Unsubscribe).await
-}
-
-async fn ask_each(
-    api: &Api,
-    server: &Server<Managing>,
-    user: UserId,
-    channels: Vec<ChannelName>,
-    control: impl Fn(ChannelName) -> Control,
-) -> Result<Json<Asked>, Problem> {
-    let mut connections = 0;
-    for channel in channels {
-        connections = api.node.ask(server.app(), Target::User(user.clone()), control(channel)).await;
-    }
+    let unsubscribe = Deed::Unsubscribe(names(&api, &text)?);
+    let connections = api.node.order(server.app(), Target::User(user), unsubscribe).await?;
     Ok(Json(Asked { connections }))
 }

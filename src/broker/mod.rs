@@ -3,6 +3,7 @@
 //! Two implementations: [`memory`], everything in this process, and [`redis`], shared by any number of nodes.
 //! `tests/broker_contract.rs` holds both to the contract.
 
+mod control;
 pub mod memory;
 mod presence;
 pub mod redis;
@@ -11,10 +12,13 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 
-pub use self::presence::PresenceStore;
+pub use self::{
+    control::{Commander, Deed, Dismissal, ORDERS_KEPT, Order, Target},
+    presence::PresenceStore,
+};
 use crate::domain::{
     Channel, ConnectionId, Event, HistoryQuery, IdempotencyKey, Member, Position, Publication, PublicationId,
-    Publisher, UnixMillis, UserId,
+    Publisher, Revocation, UnixMillis, UserId,
 };
 
 /// How much history a channel keeps.
@@ -108,6 +112,10 @@ pub enum Relayed {
     /// Publications after this position did not reach this node and are gone from history. What history has after them
     /// follows.
     Lost(Channel, Position),
+    /// The application wants something of connections, and how long ago it said so: who came since is not meant.
+    Order(Order, Duration),
+    /// Tokens count no more; it may have been told before.
+    Revoked(Revocation),
 }
 
 /// The node's side of the relay. Never waits: it is called while the broker holds a channel's order.
@@ -163,7 +171,7 @@ pub struct BrokerFigures {
 /// - Channels nobody listens to may be forgotten once their history has expired; then they return with a new epoch.
 /// - Room: what is not kept for want of room is refused as [`BrokerError::Unavailable`], not taken and lost. Then also an
 ///   empty channel may be given an epoch that is not its later one: its readers are told of a gap that is none.
-pub trait Broker: PresenceStore {
+pub trait Broker: PresenceStore + Commander {
     /// Appends a submission to its channel and relays it to every node that listens, this one too.
     ///
     /// # Errors

@@ -207,7 +207,7 @@ fn describe(verified: &Verified) -> String {
             let allows = if grants.is_empty() { "nothing by itself".into() } else { grants.join(" and ") };
             format!("good: connection of {}, {}, allows {allows}", identity.user, until(identity.expires))
         }
-        Verified::Subscription { user, channel, grant } => {
+        Verified::Subscription { user, channel, grant, .. } => {
             let user = user.as_ref().map_or("an anonymous connection", UserId::as_str);
             format!("good: channel {channel} for {user}, {}, allows {}", until(grant.expires), names(grant.actions))
         }

@@ -11,6 +11,7 @@ pub enum ErrorCode {
     BadRequest,
     Unauthorized,
     TokenExpired,
+    TokenRevoked,
     Forbidden,
     UnknownChannel,
     AlreadySubscribed,
@@ -29,10 +30,11 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::BadRequest,
         Self::Unauthorized,
         Self::TokenExpired,
+        Self::TokenRevoked,
         Self::Forbidden,
         Self::UnknownChannel,
         Self::AlreadySubscribed,
@@ -55,6 +57,7 @@ impl ErrorCode {
             Self::BadRequest => "bad_request",
             Self::Unauthorized => "unauthorized",
             Self::TokenExpired => "token_expired",
+            Self::TokenRevoked => "token_revoked",
             Self::Forbidden => "forbidden",
             Self::UnknownChannel => "unknown_channel",
             Self::AlreadySubscribed => "already_subscribed",
@@ -76,7 +79,7 @@ impl ErrorCode {
     pub fn http_status(self) -> u16 {
         match self {
             Self::BadRequest => 400,
-            Self::Unauthorized | Self::TokenExpired => 401,
+            Self::Unauthorized | Self::TokenExpired | Self::TokenRevoked => 401,
             Self::Forbidden | Self::LimitExceeded => 403,
             Self::UnknownChannel | Self::UnknownMethod => 404,
             Self::AlreadySubscribed | Self::NotSubscribed | Self::HistoryDisabled | Self::PresenceDisabled => 409,

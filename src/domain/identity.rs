@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr, sync::Arc};
 
-use super::{ChannelName, Payload};
+use super::{ChannelName, Payload, Stamp};
 
 /// A user's id: the `sub` of its token, or the name of an API key's owner.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -175,6 +175,8 @@ pub struct Identity {
     pub expires: Option<u64>,
     /// What its token allows.
     pub grants: Vec<Grant>,
+    /// By which its token may be revoked.
+    pub stamp: Stamp,
 }
 
 impl Identity {

@@ -13,6 +13,7 @@ mod id;
 mod identity;
 mod position;
 mod presence;
+mod revocation;
 
 pub use channel::{AppId, Channel, ChannelName, InvalidAppId, InvalidChannelName};
 pub use command::{
@@ -26,3 +27,4 @@ pub use id::{CommandId, ConnectionId, InvalidId, NodeId, PublicationId};
 pub use identity::{Action, Actions, Grant, Identity, InvalidPattern, Pattern, UserId};
 pub use position::{Epoch, InvalidEpoch, Offset, Position};
 pub use presence::{Member, PresenceStats};
+pub use revocation::{Revocation, Revoked, Stamp, TokenId};

@@ -52,6 +52,7 @@ fn refusal(code: ErrorCode, who: &str, action: Action, channel: &ChannelName) ->
 mod tests {
     use super::*;
     use crate::domain::Grant;
+    use crate::domain::{Stamp, TokenId};
 
     type Maybe<'a> = Option<&'a [Action]>;
 
@@ -67,6 +68,7 @@ mod tests {
         let namespace = NamespaceConfig { subscribe, publish, ..NamespaceConfig::default() };
         let identity = identity.map(|actions| Identity {
             user: "ann".parse().unwrap(),
+            stamp: Stamp { id: TokenId::from_bits(1), issued: None },
             info: None,
             expires: None,
             grants: vec![Grant {
@@ -139,6 +141,7 @@ mod tests {
     fn a_grant_for_other_channels_is_none_for_this_one() {
         let identity = Identity {
             user: "ann".parse().unwrap(),
+            stamp: Stamp { id: TokenId::from_bits(1), issued: None },
             info: None,
             expires: None,
             grants: vec![Grant {

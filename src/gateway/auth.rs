@@ -18,8 +18,10 @@ use self::{
     claims::{Expected, Parts},
     key::{Algorithm, Key},
 };
-use super::jwks::Jwks;
-use crate::domain::{Actions, AppId, ChannelName, ErrorCode, Identity, Payload, Refusal, UnixMillis, UserId};
+use super::{jwks::Jwks, revocations::Revocations};
+use crate::domain::{
+    Actions, AppId, ChannelName, ErrorCode, Identity, Payload, Refusal, Stamp, TokenId, UnixMillis, UserId,
+};
 
 /// How far in the future `nbf` and `iat` may lie, in seconds, for the clocks of issuers that are ahead of ours.
 ///
@@ -35,6 +37,7 @@ pub struct App {
     /// Its id.
     pub id: AppId,
     rules: ArcSwap<TokenRules>,
+    revocations: Arc<Revocations>,
 }
 
 /// How an app's tokens are checked.
@@ -65,6 +68,8 @@ pub enum Verified {
         channel: ChannelName,
         /// What.
         grant: SubscriptionGrant,
+        /// By which the token may be revoked.
+        stamp: Stamp,
     },
 }
 
@@ -109,6 +114,8 @@ pub enum TokenError {
     Claim { claim: &'static str, problem: &'static str },
     #[error("it expired at {at}, in seconds since 1970")]
     Expired { at: u64 },
+    #[error("it was revoked")]
+    Revoked,
     #[error("its `{claim}` is {at}, which is in the future")]
     NotYet { claim: &'static str, at: u64 },
     #[error("its `aud` does not name this app's `tokens.audience`")]
@@ -130,15 +137,16 @@ pub enum TokenError {
 }
 
 impl TokenError {
-    /// Whether the token was good until it ended; a new one will do.
-    pub fn is_expired(&self) -> bool {
-        matches!(self, Self::Expired { .. })
+    /// Whether the token was good until it ended or was revoked; a new one will do.
+    pub fn is_over(&self) -> bool {
+        matches!(self, Self::Expired { .. } | Self::Revoked)
     }
 
     /// What a client is told.
     pub fn refusal(&self) -> Refusal {
         match self {
             Self::Expired { .. } => Refusal::new(ErrorCode::TokenExpired, "the token has expired"),
+            Self::Revoked => Refusal::new(ErrorCode::TokenRevoked, "the token was revoked"),
             Self::KeysUnavailable => {
                 Refusal::new(ErrorCode::Unavailable, "the keys to check the token with cannot be fetched")
             }
@@ -151,8 +159,8 @@ impl TokenError {
 }
 
 impl App {
-    pub(super) fn new(id: AppId, rules: TokenRules) -> Self {
-        Self { id, rules: ArcSwap::from_pointee(rules) }
+    pub(super) fn new(id: AppId, rules: TokenRules, revocations: Arc<Revocations>) -> Self {
+        Self { id, rules: ArcSwap::from_pointee(rules), revocations }
     }
 
     pub(super) fn set_rules(&self, rules: TokenRules) {
@@ -190,6 +198,20 @@ impl App {
         }
     }
 
+    /// What has to be remembered so that `token` counts no more, whatever it is for: which it is, and until when it
+    /// would. `None`: it counts no more already.
+    ///
+    /// # Errors
+    /// As for [`App::authenticate`]: it never counted here.
+    pub async fn revocable(&self, token: &str) -> Result<Option<(TokenId, Option<u64>)>, TokenError> {
+        match self.verify(token).await {
+            Ok(Verified::Connection(identity)) => Ok(Some((identity.stamp.id, identity.expires))),
+            Ok(Verified::Subscription { stamp, grant, .. }) => Ok(Some((stamp.id, grant.expires))),
+            Err(error) if error.is_over() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// What `token` is, whatever it is for: what `fanwire token --verify` shows.
     ///
     /// # Errors
@@ -206,7 +228,15 @@ impl App {
             return Err(TokenError::Signature);
         }
         let expected = Expected { audience: rules.audience.as_deref(), issuer: rules.issuer.as_deref() };
-        claims::read(&parts, &expected, now)
+        let verified = claims::read(&parts, &expected, now)?;
+        let (user, stamp) = match &verified {
+            Verified::Connection(identity) => (Some(&identity.user), identity.stamp),
+            Verified::Subscription { user, stamp, .. } => (user.as_ref(), *stamp),
+        };
+        match self.revocations.cover(&self.id, user, stamp, now) {
+            true => Err(TokenError::Revoked),
+            false => Ok(verified),
+        }
     }
 }
 
@@ -233,6 +263,11 @@ impl TokenRules {
             _ => Ok(candidates),
         }
     }
+}
+
+/// Which token of an app one with this `jti` is.
+pub fn token_id(jti: &str) -> TokenId {
+    claims::id_of_jti(jti)
 }
 
 /// Why no token could be made.

@@ -13,6 +13,7 @@ mod jwks;
 mod limit;
 pub mod opening;
 mod origin;
+mod revocations;
 mod settings;
 #[cfg(test)]
 mod testing;
@@ -33,10 +34,10 @@ use tracing::warn;
 use self::settings::Settings;
 use crate::{
     config::{ApiScope, Config, NamespaceConfig, Rate},
-    domain::{AppId, ChannelName, ErrorCode, Refusal, UserId},
+    domain::{AppId, ChannelName, ErrorCode, Identity, Refusal, Revocation, UnixMillis, UserId},
 };
 
-pub use auth::{App, LEEWAY_SECONDS, MintError, SubscriptionGrant, TokenError, Verified, mint};
+pub use auth::{App, LEEWAY_SECONDS, MintError, SubscriptionGrant, TokenError, Verified, mint, token_id};
 pub use limit::TokenBucket;
 
 /// What stands between the outside and the node.
@@ -237,6 +238,30 @@ impl Gateway {
         })
     }
 
+    /// Refuses tokens from now on that were revoked.
+    pub fn revoke(&self, revocation: Revocation) {
+        self.settings.load().revocations.add(revocation, now());
+    }
+
+    /// Whether the token that somebody came with was revoked since.
+    pub fn is_revoked(&self, app: &AppId, identity: &Identity) -> bool {
+        self.settings.load().revocations.cover(app, Some(&identity.user), identity.stamp, now())
+    }
+
+    /// Whether one more revocation can be remembered.
+    ///
+    /// # Errors
+    /// `limit_exceeded`.
+    pub fn admit_revocation(&self) -> Result<(), Refusal> {
+        match self.settings.load().revocations.is_full(now()) {
+            true => Err(Refusal::new(
+                ErrorCode::LimitExceeded,
+                format!("{} revocations are in force, and no more are remembered", revocations::MAX_REVOCATIONS),
+            )),
+            false => Ok(()),
+        }
+    }
+
     /// Counts a new connection from `address`.
     ///
     /// # Errors
@@ -246,4 +271,9 @@ impl Gateway {
             Refusal::new(ErrorCode::RateLimited, "too many new connections from this address").retry_after(wait)
         })
     }
+}
+
+/// Seconds since 1970.
+fn now() -> u64 {
+    UnixMillis::now().0 / 1000
 }

@@ -22,6 +22,7 @@ use super::{
     jwks::{Jwks, Pace},
     limit::AddressLimit,
     origin::Origins,
+    revocations::Revocations,
 };
 use crate::{
     config::{ApiKeyConfig, AppConfig, Config, NamespaceConfig, Rate},
@@ -48,6 +49,8 @@ pub(super) struct Settings {
     pub(super) warned_of_proxy: AtomicBool,
     pub(super) addresses: Arc<AddressLimit>,
     pub(super) frames_per_connection: Rate,
+    /// One for all versions of the settings.
+    pub(super) revocations: Arc<Revocations>,
     /// By URL.
     jwks: HashMap<String, Arc<Jwks>>,
 }
@@ -88,10 +91,11 @@ impl Settings {
             return Err(GatewayError { problems: loader.problems });
         };
         let jwks = loader.jwks;
+        let revocations = old.map(|old| old.revocations.clone()).unwrap_or_default();
         let known = |id: &AppId| old.and_then(|old| old.apps.iter().find(|app| app.id == *id)).cloned();
         let apps_and_rules = ids.into_iter().zip(rules).map(|(id, rules)| match known(&id) {
             Some(app) => (app, rules),
-            None => (Arc::new(App::new(id, rules.clone())), rules),
+            None => (Arc::new(App::new(id, rules.clone(), revocations.clone())), rules),
         });
         let (ready, rules): (Vec<_>, Vec<_>) = apps_and_rules.unzip();
         let by_key = apps.iter().zip(&ready).map(|(app, ready)| (app.key.as_str().into(), Arc::clone(ready))).collect();
@@ -109,6 +113,7 @@ impl Settings {
             warned_of_proxy: AtomicBool::new(false),
             addresses: addresses(config, old),
             frames_per_connection: config.limits.frames_per_connection,
+            revocations,
             jwks,
         };
         Ok((settings, rules))

@@ -9,7 +9,7 @@ use utoipa::{
 };
 
 use super::{events, health, upgrade};
-use crate::api::{channels, history, nodes, presence, problem, publish, schema, sessions};
+use crate::api::{channels, history, nodes, presence, problem, publish, revocations, schema, sessions};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -31,7 +31,7 @@ use crate::api::{channels, history, nodes, presence, problem, publish, schema, s
         publish::publish, publish::batch, publish::publish_as_client,
         channels::list, channels::one, history::read, history::delete, presence::members,
         sessions::list, sessions::disconnect, sessions::disconnect_user, sessions::subscribe_user,
-        sessions::unsubscribe_user, nodes::list,
+        sessions::unsubscribe_user, revocations::revoke_user, revocations::revoke_token, nodes::list,
         events::of_several, events::of_one, upgrade::websocket,
         health::live, health::ready, serve,
     ),

@@ -1,4 +1,4 @@
-//! What the application's servers see of this node and ask of its connections.
+//! What the application's servers see of this node.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -6,29 +6,12 @@ use std::{
     time::Duration,
 };
 
-use super::{Node, broker_refusal};
+use super::{Node, broker_refusal, order::is_meant};
 use crate::{
+    broker::Target,
     domain::{AppId, Channel, ChannelName, ConnectionId, HistoryQuery, NodeId, Position, Refusal, UserId},
-    hub::{Connection, Control},
+    hub::Connection,
 };
-
-/// Which connections are meant.
-#[derive(Clone, Debug)]
-pub enum Target {
-    /// All of a user.
-    User(UserId),
-    /// One.
-    Connection(ConnectionId),
-}
-
-impl Target {
-    fn is(&self, connection: &Connection) -> bool {
-        match self {
-            Self::User(user) => connection.identity().is_some_and(|identity| identity.user == *user),
-            Self::Connection(id) => connection.id() == *id,
-        }
-    }
-}
 
 /// One connection, from outside.
 #[derive(Clone, Debug)]
@@ -76,24 +59,13 @@ pub struct NodeInfo {
 }
 
 impl Node {
-    /// Asks something of connections; returns how many were asked.
-    pub async fn ask(&self, app: &AppId, target: Target, control: Control) -> usize {
-        let app = app.clone();
-        let asked = self.hub.on_every_shard(move |shard| {
-            let wanted = |connection: &std::rc::Rc<Connection>| *connection.app() == app && target.is(connection);
-            let connections: Vec<_> = shard.connections().into_iter().filter(wanted).collect();
-            connections.iter().for_each(|connection| connection.ask(control.clone()));
-            connections.len()
-        });
-        asked.await.into_iter().sum()
-    }
-
     /// At most `limit` connections of an app, of one user only if `user` is given.
     pub async fn connections(&self, app: &AppId, user: Option<UserId>, limit: usize) -> Vec<ConnectionInfo> {
-        let app = app.clone();
+        let (app, target) = (app.clone(), user.map(Target::User));
         let gathered = self.hub.on_every_shard(move |shard| {
-            let wanted = |connection: &std::rc::Rc<Connection>| {
-                *connection.app() == app && user.as_ref().is_none_or(|user| Target::User(user.clone()).is(connection))
+            let wanted = |connection: &std::rc::Rc<Connection>| match &target {
+                Some(target) => is_meant(connection, &app, target),
+                None => *connection.app() == app,
             };
             shard.connections().into_iter().filter(wanted).take(limit).map(|each| info(&each)).collect::<Vec<_>>()
         });

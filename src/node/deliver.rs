@@ -1,25 +1,57 @@
 //! What the broker relayed, to the hub.
 
-use std::{rc::Rc, sync::Arc};
+use std::{
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use futures_util::future::{BoxFuture, FutureExt};
 
-use super::ROOM_DEADLINE;
+use super::{ROOM_DEADLINE, order};
 use crate::{
     broker::{Listener, Relayed},
-    domain::{Channel, Epoch, Position, Push},
+    domain::{Channel, DisconnectReason, Epoch, Position, Push, Revocation},
+    gateway::Gateway,
     hub::{Connection, Control, Hub, Outgoing, Shard},
 };
 
 /// The end of the relay on this node: wraps each push once and hands it to the hub.
 pub struct Deliver {
     hub: Arc<Hub>,
+    gateway: Arc<Gateway>,
+    /// The shards whose connections are about to be looked through for revoked tokens.
+    looking: Arc<[AtomicBool]>,
 }
 
 impl Deliver {
-    /// Delivers to the connections of `hub`.
-    pub fn new(hub: Arc<Hub>) -> Arc<Self> {
-        Arc::new(Self { hub })
+    /// Delivers to the connections of `hub`, and tells `gateway` what tokens are revoked.
+    pub fn new(hub: Arc<Hub>, gateway: Arc<Gateway>) -> Arc<Self> {
+        let looking = (0..hub.shards()).map(|_| AtomicBool::new(false)).collect();
+        Arc::new(Self { hub, gateway, looking })
+    }
+
+    /// Ends every connection whose token counts no more. However many are revoked at once, each shard looks once.
+    fn revoke(&self, revocation: Revocation) {
+        self.gateway.revoke(revocation);
+        for shard in 0..self.hub.shards() {
+            if self.looking[shard].swap(true, Ordering::AcqRel) {
+                continue;
+            }
+            let (gateway, looking) = (self.gateway.clone(), self.looking.clone());
+            self.hub.on_shard(shard, move |own| {
+                // Before it looks: what is revoked from here on has it look again.
+                looking[shard].swap(false, Ordering::AcqRel);
+                for connection in own.connections() {
+                    let identity = connection.identity();
+                    if identity.is_some_and(|identity| gateway.is_revoked(connection.app(), &identity)) {
+                        connection.ask(Control::Disconnect(DisconnectReason::TokenRevoked, None));
+                    }
+                }
+            });
+        }
     }
 
     fn push(&self, channel: Channel, push: Push) {
@@ -72,6 +104,8 @@ impl Listener for Deliver {
             Relayed::Leave(channel, member) => self.push(channel.clone(), Push::Leave { channel, member }),
             Relayed::Reset(channel, top) => self.reset(channel, top.epoch),
             Relayed::Lost(channel, last) => self.lost(channel, last),
+            Relayed::Revoked(revocation) => self.revoke(revocation),
+            Relayed::Order(order, age) => order::carry_out(&self.hub, order, age),
         }
     }
 

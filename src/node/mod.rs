@@ -7,6 +7,7 @@ mod control;
 mod deliver;
 mod history;
 mod interest;
+mod order;
 mod presence;
 mod publish;
 mod recover;
@@ -21,7 +22,7 @@ use std::{
 };
 
 pub use self::{
-    control::{ChannelStats, ConnectionInfo, NodeInfo, Target},
+    control::{ChannelStats, ConnectionInfo, NodeInfo},
     deliver::Deliver,
     recover::Lost,
     subscribe::{Begun, Missed},
@@ -201,12 +202,16 @@ fn retention(namespace: &NamespaceConfig) -> Option<Retention> {
 
 /// A broker's failure as a command's answer.
 fn broker_refusal(error: BrokerError, channel: &ChannelName) -> Refusal {
-    let refusal = match error {
+    refusal(error).in_channel(channel)
+}
+
+/// The same, where no channel is meant.
+fn refusal(error: BrokerError) -> Refusal {
+    match error {
         BrokerError::Unavailable(why) => Refusal::new(ErrorCode::Unavailable, why).retry_after(Duration::from_secs(1)),
         BrokerError::Unanswered => Refusal::new(
             ErrorCode::Timeout,
             "the broker did not answer in time; it may have been done, so retry with the same `key`",
         ),
-    };
-    refusal.in_channel(channel)
+    }
 }

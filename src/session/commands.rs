@@ -5,9 +5,12 @@ use std::{sync::Arc, time::Instant};
 use tracing::debug;
 
 use super::{Failure, Flow, Session, state::Held};
-use crate::domain::{
-    Actions, ChannelName, CommandId, DisconnectReason, ErrorCode, HistoryQuery, Identity, Payload, Publish, Refusal,
-    Reply, Subscribe,
+use crate::{
+    domain::{
+        Actions, ChannelName, CommandId, DisconnectReason, ErrorCode, HistoryQuery, Identity, Payload, Publish,
+        Refusal, Reply, Subscribe,
+    },
+    hub::Control,
 };
 
 impl Session {
@@ -17,8 +20,7 @@ impl Session {
             Err(error) => {
                 debug!(connection = %self.connection.id(), %error, "token refused");
                 let refusal = error.refusal();
-                let too_often =
-                    !error.is_expired() && !refusal.code.is_temporary() && self.state.refused_token().is_err();
+                let too_often = !error.is_over() && !refusal.code.is_temporary() && self.state.refused_token().is_err();
                 return Err(match too_often {
                     true => Failure::Over(refusal, DisconnectReason::Unauthorized),
                     false => Failure::Refused(refusal),
@@ -40,6 +42,10 @@ impl Session {
 
     pub(super) fn identify(&mut self, identity: Identity) {
         let identity = Arc::new(identity);
+        if self.node.gateway().is_revoked(&self.app.id, &identity) {
+            // Since it was checked.
+            self.connection.ask(Control::Disconnect(DisconnectReason::TokenRevoked, None));
+        }
         self.connection.identify(identity.clone());
         self.state.identity = Some(identity);
         self.set_alarm();
@@ -95,8 +101,7 @@ impl Session {
             Err(error) => {
                 debug!(connection = %self.connection.id(), %error, "subscription token refused");
                 let refusal = error.refusal().in_channel(&subscribe.channel);
-                let too_often =
-                    !error.is_expired() && !refusal.code.is_temporary() && self.state.refused_token().is_err();
+                let too_often = !error.is_over() && !refusal.code.is_temporary() && self.state.refused_token().is_err();
                 Err(match too_often {
                     true => Failure::Over(refusal, DisconnectReason::Unauthorized),
                     false => Failure::Refused(refusal),

@@ -86,10 +86,11 @@ impl Session {
                 Err(error) => {
                     debug!(connection = %self.connection.id(), %error, "token refused");
                     self.node.metrics().refusal(error.refusal().code);
-                    return match (error.is_expired(), error.refusal().code) {
-                        (true, _) => self.disconnect(DisconnectReason::TokenExpired),
+                    return match error.refusal().code {
+                        ErrorCode::TokenExpired => self.disconnect(DisconnectReason::TokenExpired),
+                        ErrorCode::TokenRevoked => self.disconnect(DisconnectReason::TokenRevoked),
                         // The keys cannot be had just now; the token may be good.
-                        (_, ErrorCode::Unavailable | ErrorCode::Timeout) => self.disconnect(DisconnectReason::Internal),
+                        ErrorCode::Unavailable | ErrorCode::Timeout => self.disconnect(DisconnectReason::Internal),
                         _ => self.disconnect(DisconnectReason::Unauthorized),
                     };
                 }

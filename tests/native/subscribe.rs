@@ -140,21 +140,21 @@ async fn a_connection_holds_only_so_many_subscriptions() {
 
 #[tokio::test]
 async fn the_application_may_subscribe_and_unsubscribe_its_users() {
-    use fanwire::{hub::Control, node::Target};
+    use fanwire::broker::{Deed, Dismissal, Target};
     let server = TestServer::start().await;
     let mut ann = server.connect("ann").await;
     server.connect("bob").await;
     let (app, channel): (fanwire::domain::AppId, fanwire::domain::ChannelName) =
         ("default".parse().unwrap(), "token:1".parse().unwrap());
     let target = || Target::User("ann".parse().unwrap());
-    assert_eq!(server.node().ask(&app, target(), Control::Subscribe(channel.clone())).await, 1);
+    let order = async |deed| server.node().order(&app, target(), deed).await.unwrap();
+    assert_eq!(order(Deed::Subscribe(vec![channel.clone()])).await, 1);
     let subscribed = ann.next_of("subscribed").await;
     assert_eq!((&subscribed["channel"], subscribed.get("id")), (&json!("token:1"), None));
-    assert_eq!(server.node().ask(&app, target(), Control::Unsubscribe(channel)).await, 1);
+    assert_eq!(order(Deed::Unsubscribe(vec![channel])).await, 1);
     let unsubscribed = ann.next_of("unsubscribed").await;
     assert_eq!((&unsubscribed["channel"], &unsubscribed["code"]), (&json!("token:1"), &json!("forbidden")));
-    let goodbye = Control::Disconnect(fanwire::domain::DisconnectReason::Forbidden, None);
-    assert_eq!(server.node().ask(&app, target(), goodbye).await, 1);
+    assert_eq!(order(Deed::Disconnect(Dismissal::Forbidden)).await, 1);
     let ended = ann.ended().await;
     assert_eq!((ended.code, &ended.disconnect()["reconnect"]), (Some(4101), &json!(false)));
 }

@@ -364,6 +364,11 @@ impl Client {
         self.expect("pong", json!({ "type": "ping" })).await;
     }
 
+    /// The frames of a kind that came and that nobody has taken.
+    pub fn heard(&self, kind: &str) -> Vec<&Value> {
+        self.heard.iter().filter(|frame| frame["type"] == kind).collect()
+    }
+
     /// Takes the first frame that is `wanted`; those before it wait.
     pub async fn take(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         if let Some(at) = self.heard.iter().position(&wanted) {

@@ -18,15 +18,17 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use foldhash::fast::RandomState;
 use futures_util::future::{self, BoxFuture, FutureExt};
 
 use self::stream::{Stream, kept_size, key_size};
-use super::{Accepted, Broker, BrokerError, History, Listener, PresenceStore, Relayed, Retention, Submission};
-use crate::domain::{Channel, ConnectionId, HistoryQuery, Member, Publication};
+use super::{
+    Accepted, Broker, BrokerError, Commander, History, Listener, Order, PresenceStore, Relayed, Retention, Submission,
+};
+use crate::domain::{Channel, ConnectionId, HistoryQuery, Member, Publication, Revocation};
 
 const STRIPES: usize = 64;
 
@@ -277,6 +279,23 @@ impl PresenceStore for MemoryBroker {
     }
 }
 
+impl Commander for MemoryBroker {
+    fn order(&self, order: Order) -> BoxFuture<'_, Result<(), BrokerError>> {
+        self.listener.relayed(Relayed::Order(order, Duration::ZERO));
+        future::ready(Ok(())).boxed()
+    }
+
+    fn revoke(&self, revocation: Revocation) -> BoxFuture<'_, Result<(), BrokerError>> {
+        self.listener.relayed(Relayed::Revoked(revocation));
+        future::ready(Ok(())).boxed()
+    }
+
+    fn load_revocations(&self) -> BoxFuture<'_, Result<(), BrokerError>> {
+        // The node has the only table there is; it ends with the process.
+        future::ready(Ok(())).boxed()
+    }
+}
+
 /// A stripe is changed in one piece under its lock, so one that a panic left behind is still whole.
 fn lock(stripe: &Mutex<Stripe>) -> MutexGuard<'_, Stripe> {
     stripe.lock().unwrap_or_else(PoisonError::into_inner)
@@ -288,7 +307,7 @@ fn full() -> BrokerError {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::atomic::AtomicU64, time::Duration};
+    use std::sync::atomic::AtomicU64;
 
     use super::*;
     use crate::{

@@ -11,8 +11,12 @@
 //! | `fanwire:f:{<lease>}` | string | 1 h | the mark that a lease has ended |
 //! | `fanwire:era` | hash | for ever | `era` the present one, `run` the primary's replication id; see `lua/era.lua` |
 //! | `fanwire:leases` | sorted set | for ever; small | all leases that are not known to have ended |
+//! | `fanwire:o:{control}` | stream | 10 min after the last | orders to all nodes: entries with `d`, the order |
+//! | `fanwire:v:{control}` | hash | until the last of them is over | revoked tokens: `u:<app>:<user>` or `t:<app>:<token>`, issued before when, and until when they would count (s) |
+//! | `fanwire:w:{control}` | sorted set | likewise | when each of them is over (s) |
 //! | `fanwire:r:{app:name}` | Pub/Sub channel | | the relay |
 //! | `fanwire:b:<node>` | Pub/Sub channel | | a node's probes, to itself |
+//! | `fanwire:c` | Pub/Sub channel | | says to all nodes that there is an order |
 //!
 //! What stands in braces is the hash tag, so all that belongs to a channel is in one slot of a cluster. A name may hold
 //! braces itself; the tag then ends earlier, but for all of that channel's keys at the same place.
@@ -90,6 +94,26 @@ impl Keys {
     /// All leases.
     pub fn leases(&self) -> String {
         format!("{}:leases", self.prefix)
+    }
+
+    /// The orders to all nodes.
+    pub fn orders(&self) -> String {
+        format!("{}:o:{{control}}", self.prefix)
+    }
+
+    /// Revoked tokens.
+    pub fn revocations(&self) -> String {
+        format!("{}:v:{{control}}", self.prefix)
+    }
+
+    /// When each of them is over.
+    pub fn revocation_ends(&self) -> String {
+        format!("{}:w:{{control}}", self.prefix)
+    }
+
+    /// Where all nodes hear that there is an order.
+    pub fn control(&self) -> String {
+        format!("{}:c", self.prefix)
     }
 
     /// The era that all nodes are in.

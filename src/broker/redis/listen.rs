@@ -56,6 +56,8 @@ pub(super) struct Ear {
     reader: Reader,
     keys: Keys,
     probes: Arc<Probes>,
+    /// Told whenever there may be orders to read.
+    orders: Arc<Notify>,
     /// Whether it hears; false from the moment on when it is known not to.
     hears: watch::Sender<bool>,
 }
@@ -83,11 +85,11 @@ impl From<BrokerError> for Deaf {
 }
 
 impl Ear {
-    pub fn new(server: Arc<Server>, table: Arc<Table>, keys: Keys, node: &str) -> Arc<Self> {
+    pub fn new(server: Arc<Server>, table: Arc<Table>, keys: Keys, node: &str, orders: Arc<Notify>) -> Arc<Self> {
         let name = keys.probe(node);
         let probes = Arc::new(Probes { name, numbers: AtomicU64::new(0), awaited: Mutex::default() });
         let reader = Reader { server: server.clone(), keys: keys.clone() };
-        Arc::new(Self { server, table, reader, keys, probes, hears: watch::Sender::new(false) })
+        Arc::new(Self { server, table, reader, keys, probes, orders, hears: watch::Sender::new(false) })
     }
 
     /// Sends a probe round and tells how long it took.
@@ -147,8 +149,11 @@ impl Ear {
     async fn hear(&self, live: &Live) -> Result<std::convert::Infallible, Deaf> {
         let ended = Arc::new(Notify::new());
         let (table, probes, end) = (self.table.clone(), self.probes.clone(), ended.clone());
-        let mut connection = self.server.listening(live, move |push| hear(push, &table, &probes, &end)).await?;
-        connection.subscribe(&self.probes.name).await?;
+        let (control, orders) = (self.keys.control(), self.orders.clone());
+        let ear = move |push| hear(push, &table, &probes, &end, (&control, &orders));
+        let mut connection = self.server.listening(live, ear).await?;
+        connection.subscribe(&[self.probes.name.as_str(), &self.keys.control()]).await?;
+        self.orders.notify_one();
         let mut state = self.server.watch();
         let mut tidy = tokio::time::interval(TIDY);
         let mut look = tokio::time::interval(LOOK);
@@ -338,14 +343,21 @@ pub(super) async fn tops(
 }
 
 /// Takes what the connection brings. Runs in the task that reads it, and never waits.
-fn hear(push: PushInfo, table: &Table, probes: &Probes, ended: &Notify) -> Result<(), ()> {
+fn hear(
+    push: PushInfo,
+    table: &Table,
+    probes: &Probes,
+    ended: &Notify,
+    (control, orders): (&str, &Notify),
+) -> Result<(), ()> {
     match push.kind {
         PushKind::Message => {
             let mut data = push.data.into_iter();
             if let (Some(Value::BulkString(name)), Some(Value::BulkString(message))) = (data.next(), data.next()) {
-                match name == probes.name.as_bytes() {
-                    false => table.hear(&name, Bytes::from(message)),
-                    true => probes.came(&message),
+                match name.as_slice() {
+                    name if name == probes.name.as_bytes() => probes.came(&message),
+                    name if name == control.as_bytes() => orders.notify_one(),
+                    name => table.hear(name, Bytes::from(message)),
                 }
             }
         }

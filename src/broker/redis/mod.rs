@@ -8,6 +8,7 @@
 //! | `relay.rs`, `order.rs` | hears, and hands on in order   ← hot path, 2nd of 3 |
 //! | `history.rs`, `lua/read.lua` | reads histories, fills gaps |
 //! | `presence.rs` | members under leases; those of dead nodes are swept |
+//! | `orders.rs`, `revocations.rs` | what the application wants of connections on any node; tokens that count no more |
 //! | `examine.rs` | what `fanwire doctor` looks at |
 //! | `keys.rs`, `wire.rs`, `script.rs` | names, bytes, and how scripts are called |
 //!
@@ -20,9 +21,11 @@ mod history;
 mod keys;
 mod listen;
 mod order;
+mod orders;
 mod outbox;
 mod presence;
 mod relay;
+mod revocations;
 mod script;
 mod server;
 mod wire;
@@ -37,6 +40,7 @@ use self::{
     history::Reader,
     keys::Keys,
     listen::Ear,
+    orders::Orders,
     outbox::{Limits, Outbox, fresh_epoch, numbering_ttl},
     presence::Leases,
     relay::Table,
@@ -61,6 +65,7 @@ pub struct RedisBroker {
     outbox: Outbox,
     table: Arc<Table>,
     ear: Arc<Ear>,
+    orders: Arc<Orders>,
     reader: Reader,
     leases: Arc<Leases>,
     keys: Keys,
@@ -89,7 +94,9 @@ impl RedisBroker {
         let settings = outbox::Settings { keys: keys.clone(), field: format!("n{life}"), limits };
         let (outbox, courier) = Outbox::new(server.clone(), settings);
         let (table, gaps) = Table::new(listener.clone(), keys.clone());
-        let ear = Ear::new(server.clone(), table.clone(), keys.clone(), &format!("{node}-{life}"));
+        let orders = Orders::new(server.clone(), keys.clone(), listener.clone());
+        let ear =
+            Ear::new(server.clone(), table.clone(), keys.clone(), &format!("{node}-{life}"), orders.heard.clone());
         let reader = Reader { server: server.clone(), keys: keys.clone() };
         let (heard, acknowledged, names) = (table.clone(), courier.acknowledged(), keys.clone());
         let examine = server.clone().supervise(Box::new(move |connection| {
@@ -102,10 +109,11 @@ impl RedisBroker {
         tasks.spawn(examine);
         tasks.spawn(courier.run());
         tasks.spawn(ear.clone().run());
+        tasks.spawn(orders.clone().run());
         tasks.spawn(leases.clone().run());
         tasks.spawn(history::fill_gaps(table.clone(), reader.clone(), listener, metrics, gaps));
         let owner = AbortOnDrop(tokio::spawn(outlive(tasks)));
-        Arc::new(Self { server, outbox, table, ear, reader, leases, keys, _owner: owner })
+        Arc::new(Self { server, outbox, table, ear, orders, reader, leases, keys, _owner: owner })
     }
 }
 

@@ -19,6 +19,9 @@ const ALL: [(Script, &str); Script::COUNT] = [
     (Script::Claim, include_str!("lua/claim.lua")),
     (Script::Fence, include_str!("lua/fence.lua")),
     (Script::Era, include_str!("lua/era.lua")),
+    (Script::Order, include_str!("lua/order.lua")),
+    (Script::Orders, include_str!("lua/orders.lua")),
+    (Script::Revoke, include_str!("lua/revoke.lua")),
 ];
 
 /// The closed list of scripts; each file in `lua/` says what it is given and what it answers.
@@ -34,10 +37,13 @@ pub(super) enum Script {
     Claim,
     Fence,
     Era,
+    Order,
+    Orders,
+    Revoke,
 }
 
 impl Script {
-    const COUNT: usize = 10;
+    const COUNT: usize = 13;
 }
 
 /// What one script is called by.

@@ -7,14 +7,18 @@
 //! Body: version, flags, id (16 bytes), time (8 bytes, ms), then as flags say: excluded connection (16), publishing user
 //! (length 2, bytes), publishing connection (16), name (length 2), tags (length 4); the rest is the data. Numbers are
 //! big-endian.
+//!
+//! An order to all nodes: version, a letter for what (`D` and why, a byte; `S`, `U` and the channels), one for whom (`u`
+//! user, `c` connection), the app, whom, and the rest of what. Among them `V<before> <until> <which>`, as text: tokens are
+//! revoked.
 
 use bytes::{Buf, Bytes};
 
 use crate::{
-    broker::Submission,
+    broker::{Deed, Dismissal, Order, Submission, Target},
     domain::{
-        Channel, ConnectionId, Event, Member, Offset, Payload, Position, Publication, PublicationId, Publisher, Tags,
-        UnixMillis, UserId,
+        Channel, ChannelName, ConnectionId, Event, Member, Offset, Payload, Position, Publication, PublicationId,
+        Publisher, Revocation, Revoked, Tags, TokenId, UnixMillis, UserId,
     },
 };
 
@@ -164,6 +168,110 @@ pub(super) fn member(mut bytes: Bytes) -> Option<Member> {
     Some(Member { connection, user, info })
 }
 
+/// An order, as it stands in the stream that all nodes read.
+pub(super) fn write_order(order: &Order) -> Vec<u8> {
+    let Order { app, target, deed } = order;
+    let what = match deed {
+        Deed::Disconnect(_) => b'D',
+        Deed::Subscribe(_) => b'S',
+        Deed::Unsubscribe(_) => b'U',
+    };
+    let mut out = vec![VERSION, what];
+    match target {
+        Target::User(user) => {
+            out.push(b'u');
+            short(app.as_str(), &mut out);
+            short(user.as_str(), &mut out);
+        }
+        Target::Connection(connection) => {
+            out.push(b'c');
+            short(app.as_str(), &mut out);
+            out.extend(connection.to_bits().to_be_bytes());
+        }
+    }
+    match deed {
+        Deed::Disconnect(Dismissal::Forbidden) => out.push(b'f'),
+        Deed::Disconnect(Dismissal::TokenRevoked) => out.push(b'r'),
+        Deed::Subscribe(channels) | Deed::Unsubscribe(channels) => {
+            channels.iter().for_each(|channel| short(channel.as_str(), &mut out));
+        }
+    }
+    out
+}
+
+/// What all nodes are told.
+#[derive(Debug, PartialEq)]
+pub(super) enum Told {
+    /// What they are to do.
+    Order(Order),
+    /// Tokens count no more.
+    Revoked(Revocation),
+}
+
+/// What an entry of the stream says that all nodes read.
+pub(super) fn told(bytes: Bytes) -> Option<Told> {
+    let Some(text) = bytes.strip_prefix(b"V") else { return order(bytes).map(Told::Order) };
+    let text = std::str::from_utf8(text).ok()?;
+    let at = text.match_indices(' ').nth(1)?.0;
+    revocation(&text[at + 1..], &text[..at]).map(Told::Revoked)
+}
+
+/// Which tokens are revoked, as one text; those issued before when, and until when they would count.
+pub(super) fn write_revocation(revocation: &Revocation) -> (String, u64, u64) {
+    let Revocation { app, tokens, until } = revocation;
+    let app = app.as_str();
+    match tokens {
+        Revoked::User(user, before) => (format!("u:{app}:{user}"), *before, *until),
+        Revoked::Token(id) => (format!("t:{app}:{:032x}", id.to_bits()), 0, *until),
+    }
+}
+
+/// A revocation from what [`write_revocation`] wrote, `times` with a blank between them.
+pub(super) fn revocation(which: &str, times: &str) -> Option<Revocation> {
+    let (before, until) = times.split_once(' ')?;
+    let (kind, rest) = which.split_once(':')?;
+    let (app, whose) = rest.split_once(':')?;
+    let tokens = match kind {
+        "u" => Revoked::User(whose.parse().ok()?, before.parse().ok()?),
+        "t" => Revoked::Token(TokenId::from_bits(u128::from_str_radix(whose, 16).ok()?)),
+        _ => return None,
+    };
+    Some(Revocation { app: app.parse().ok()?, tokens, until: until.parse().ok()? })
+}
+
+/// An order from what [`write_order`] wrote.
+fn order(mut bytes: Bytes) -> Option<Order> {
+    if bytes.try_get_u8().ok()? != VERSION {
+        return None;
+    }
+    let (what, whom) = (bytes.try_get_u8().ok()?, bytes.try_get_u8().ok()?);
+    let app = take_short(&mut bytes)?.parse().ok()?;
+    let target = match whom {
+        b'u' => Target::User(user(&mut bytes)?),
+        b'c' => Target::Connection(connection(&mut bytes)?),
+        _ => return None,
+    };
+    let deed = match what {
+        b'D' => Deed::Disconnect(match bytes.try_get_u8().ok()? {
+            b'f' => Dismissal::Forbidden,
+            b'r' => Dismissal::TokenRevoked,
+            _ => return None,
+        }),
+        b'S' => Deed::Subscribe(channels(bytes)?),
+        b'U' => Deed::Unsubscribe(channels(bytes)?),
+        _ => return None,
+    };
+    Some(Order { app, target, deed })
+}
+
+fn channels(mut bytes: Bytes) -> Option<Vec<ChannelName>> {
+    let mut channels = Vec::new();
+    while !bytes.is_empty() {
+        channels.push(take_short(&mut bytes)?.parse().ok()?);
+    }
+    Some(channels)
+}
+
 /// `Some(None)` where nothing is said, `None` where what is said cannot be read.
 fn optional<T>(is_there: bool, read: impl FnOnce() -> Option<T>) -> Option<Option<T>> {
     match is_there {
@@ -258,7 +366,46 @@ mod tests {
         }
 
         #[test]
+        fn an_order_survives_its_way_and_half_of_it_is_none(
+            is_user: bool,
+            deed in 0..4,
+            names in prop::collection::vec("[a-z]{1,9}:[a-z]{1,9}", 0..4),
+            cut in 0usize..60,
+        ) {
+            let target = match is_user {
+                true => Target::User("ann".parse().unwrap()),
+                false => Target::Connection(ConnectionId::from_bits(7)),
+            };
+            let channels: Vec<ChannelName> = names.iter().map(|name| name.parse().unwrap()).collect();
+            let deed = match deed {
+                0 => Deed::Disconnect(Dismissal::Forbidden),
+                1 => Deed::Disconnect(Dismissal::TokenRevoked),
+                2 => Deed::Subscribe(channels),
+                _ => Deed::Unsubscribe(channels),
+            };
+            let order = Order { app: "app".parse().unwrap(), target, deed };
+            let written = write_order(&order);
+            prop_assert_eq!(told(written.clone().into()), Some(Told::Order(order.clone())));
+            let cut = cut.min(written.len() - 1);
+            prop_assert_ne!(told(written[..cut].to_vec().into()), Some(Told::Order(order)));
+        }
+
+        #[test]
+        fn a_revocation_survives_its_way(user in "[a-z: ]{1,20}", id: u128, before: u64, until: u64, is_user: bool) {
+            let tokens = match is_user {
+                true => Revoked::User(user.parse().unwrap(), before),
+                false => Revoked::Token(TokenId::from_bits(id)),
+            };
+            let revocation = Revocation { app: "app".parse().unwrap(), tokens, until };
+            let (which, before, until) = write_revocation(&revocation);
+            let entry = format!("V{before} {until} {which}");
+            prop_assert_eq!(told(entry.into()), Some(Told::Revoked(revocation)));
+            let _ = told(format!("V{which}").into());
+        }
+
+        #[test]
         fn anything_else_is_nothing(bytes: Vec<u8>, cut in 0usize..60) {
+            let _ = told(bytes.clone().into());
             let _ = Message::read(&channel(), bytes.into());
             let member = Member {
                 connection: ConnectionId::from_bits(1),

@@ -4,12 +4,13 @@
 //! [`read`] is done after it. A claim that is there but is not what it should be is refused, never passed over: `null`
 //! for `exp` is not a token without an end. Claims that we do not know are the issuer's own business.
 
+use aws_lc_rs::digest;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::{SubscriptionGrant, TokenError, Verified, key::MAX_KID_BYTES};
-use crate::domain::{Action, Actions, ChannelName, Grant, Identity, Pattern, Payload, UserId};
+use crate::domain::{Action, Actions, ChannelName, Grant, Identity, Pattern, Payload, Stamp, TokenId, UserId};
 
 /// The longest token, in bytes.
 pub(super) const MAX_TOKEN_BYTES: usize = 8 * 1024;
@@ -98,20 +99,21 @@ pub(super) fn read(parts: &Parts<'_>, expected: &Expected<'_>, now: u64) -> Resu
     let payload = decode(parts.payload, "its payload is not base64url of UTF-8 text")?;
     let claims: Claims<'_> =
         object(&payload).ok_or(TokenError::Malformed("its payload is not a JSON object that names each claim once"))?;
-    let expires = claims.times(now)?;
+    let (expires, issued) = claims.times(now)?;
+    let stamp = Stamp { id: claims.id(parts)?, issued };
     claims.made_for(expected)?;
     let user = claims.user()?;
     let info = claims.info()?;
     let Some(channel) = claims.channel else {
         let user = user.ok_or(TokenError::Claim { claim: "sub", problem: "is missing" })?;
-        return Ok(Verified::Connection(Identity { user, info, expires, grants: claims.grants()? }));
+        return Ok(Verified::Connection(Identity { user, info, expires, grants: claims.grants()?, stamp }));
     };
     let channel: String = value("channel", "is no text", channel)?;
     let channel: ChannelName =
         channel.parse().map_err(|_| TokenError::Claim { claim: "channel", problem: "is no channel name" })?;
     let subscribe = || Actions::default().with(Action::Subscribe);
     let actions = claims.actions.map_or_else(|| Ok(subscribe()), |raw| actions("do", raw))?;
-    Ok(Verified::Subscription { user, channel, grant: SubscriptionGrant { actions, info, expires } })
+    Ok(Verified::Subscription { user, channel, grant: SubscriptionGrant { actions, info, expires }, stamp })
 }
 
 /// The claims that we know, each still as its text, so that a refusal can name the one it is about.
@@ -129,6 +131,8 @@ struct Claims<'a> {
     aud: Option<&'a RawValue>,
     #[serde(borrow, default, deserialize_with = "present")]
     iss: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    jti: Option<&'a RawValue>,
     #[serde(borrow, default, deserialize_with = "present")]
     channel: Option<&'a RawValue>,
     #[serde(borrow, default, deserialize_with = "present", rename = "do")]
@@ -149,22 +153,31 @@ struct RawGrant<'a> {
 }
 
 impl Claims<'_> {
-    /// Whether the token holds at `now`, and until when it does.
+    /// Whether the token holds at `now`; until when it does, and when it was issued.
     ///
     /// `exp` is exact, for new connections as for live ones. A token may come from a clock that is ahead of ours by
     /// [`super::LEEWAY_SECONDS`], so that one made this very moment is good.
-    fn times(&self, now: u64) -> Result<Option<u64>, TokenError> {
+    fn times(&self, now: u64) -> Result<(Option<u64>, Option<u64>), TokenError> {
         let time = |claim, raw: Option<&RawValue>| raw.map(|raw| seconds(claim, raw)).transpose();
         let expires = time("exp", self.exp)?;
-        for (claim, at) in [("nbf", time("nbf", self.nbf)?), ("iat", time("iat", self.iat)?)] {
+        let issued = time("iat", self.iat)?;
+        for (claim, at) in [("nbf", time("nbf", self.nbf)?), ("iat", issued)] {
             if let Some(at) = at.filter(|at| now.saturating_add(super::LEEWAY_SECONDS) < *at) {
                 return Err(TokenError::NotYet { claim, at });
             }
         }
         match expires.filter(|at| *at <= now) {
             Some(at) => Err(TokenError::Expired { at }),
-            None => Ok(expires),
+            None => Ok((expires, issued)),
         }
+    }
+
+    /// Which token it is. Not by its signature, of which some algorithms have several for one text.
+    fn id(&self, parts: &Parts<'_>) -> Result<TokenId, TokenError> {
+        Ok(match self.jti {
+            Some(raw) => id_of_jti(&value::<String>("jti", "is no text", raw)?),
+            None => id_of("token", parts.message),
+        })
     }
 
     fn made_for(&self, expected: &Expected<'_>) -> Result<(), TokenError> {
@@ -222,6 +235,17 @@ impl Claims<'_> {
             })
             .collect()
     }
+}
+
+/// Which token one with this `jti` is.
+pub(super) fn id_of_jti(jti: &str) -> TokenId {
+    id_of("jti", jti)
+}
+
+fn id_of(kind: &str, text: &str) -> TokenId {
+    let digest = digest::digest(&digest::SHA256, format!("{kind}:{text}").as_bytes());
+    let half = digest.as_ref().first_chunk().expect("SHA-256 has 32 bytes");
+    TokenId::from_bits(u128::from_be_bytes(*half))
 }
 
 fn actions(claim: &'static str, raw: &RawValue) -> Result<Actions, TokenError> {

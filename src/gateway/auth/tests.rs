@@ -14,7 +14,7 @@ use crate::gateway::{
 const NOW: u64 = 1_764_000_000;
 
 fn app(rules: TokenRules) -> App {
-    App::new("default".parse().unwrap(), rules)
+    App::new("default".parse().unwrap(), rules, Arc::default())
 }
 
 fn secret_rules(names: &[&str]) -> TokenRules {
@@ -63,7 +63,7 @@ async fn refused(app: &App, name: &str, token: &str, why: &str) {
     let error = app.verify_at(token, NOW).await.expect_err(name);
     assert!(error.to_string().contains(why), "{name}: {error}");
     let refusal = error.refusal();
-    match error.is_expired() {
+    match error.is_over() {
         true => assert_eq!(refusal.code, ErrorCode::TokenExpired, "{name}"),
         false => {
             assert_eq!((refusal.code, refusal.message.as_str()), (ErrorCode::Unauthorized, "the token was refused"))

@@ -36,6 +36,7 @@ const COMMANDS: &[&[&str]] = &[
     &["HDEL", KEY, "f"],
     &["HEXISTS", KEY, "f"],
     &["HVALS", KEY],
+    &["HSCAN", KEY, "0"],
     &["HINCRBY", KEY, "n", "1"],
     &["PERSIST", KEY],
     &["EXISTS", KEY],

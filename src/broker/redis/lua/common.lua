@@ -32,3 +32,12 @@ local function numbering(meta, stream, candidate, era, eras)
   redis.call('HSET', meta, 'e', candidate, 'o', '0', 'g', era)
   return candidate, 0, true
 end
+
+-- Notes an order to all nodes, and says on `relay` that there is one.
+local function order(orders, what, kept, most, relay)
+  redis.call('XADD', orders, '*', 'd', what)
+  redis.call('XTRIM', orders, 'MINID', text(clock() - tonumber(kept)) .. '-0')
+  redis.call('XTRIM', orders, 'MAXLEN', '~', most)
+  redis.call('PEXPIRE', orders, kept)
+  redis.call('PUBLISH', relay, '')
+end

@@ -263,7 +263,7 @@ async fn a_subscription_token_is_for_one_channel_and_one_user() {
     let connection = token(json!({"sub": "ann", "allow": [{"channels": ["**"], "do": ["subscribe"]}]}));
     assert_eq!(app.authorize(&connection, &room, Some(&ann)).await, Err(TokenError::ForConnection));
     let expired = app.authorize(&token(json!({"channel": "room:1", "exp": 1})), &room, None).await.unwrap_err();
-    assert!(expired.is_expired());
+    assert!(expired.is_over());
     assert_eq!(expired.refusal().code, ErrorCode::TokenExpired);
 
     for (name, claims, why) in [
