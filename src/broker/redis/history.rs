@@ -66,7 +66,7 @@ impl Reader {
         call.arg(self.keys.relay(channel)).arg("PUBLISH").arg(fresh_epoch()).arg(&live.era[..]);
         call.arg(numbering_ttl(if retention == ALL { Duration::ZERO } else { retention.ttl })).arg(millis(NUMBERING));
         call.arg(retention.size).arg(millis(retention.ttl)).arg(number(query.after)).arg(number(query.before));
-        call.arg(query.limit).arg(u8::from(query.reverse)).arg(MAX_HISTORY_BYTES);
+        call.arg(query.limit).arg(u8::from(query.reverse)).arg(MAX_HISTORY_BYTES).arg(self.keys.era());
         call
     }
 }

@@ -284,7 +284,7 @@ impl Ear {
         warn!(channel = channel.key(), "Redis has lost publications; the channel counts anew");
         let all = [self.keys.numbering(channel), self.keys.stream(channel)];
         let mut call = Script::Renew.call(live.dialect, &all);
-        call.arg(self.keys.relay(channel)).arg("PUBLISH").arg(fresh_epoch()).arg(&live.era[..]);
+        call.arg(self.keys.relay(channel)).arg("PUBLISH").arg(fresh_epoch()).arg(&live.era[..]).arg(self.keys.era());
         call.arg(numbering_ttl(Duration::ZERO)).arg(last.epoch.to_string()).arg(last.offset.0);
         self.server.ask(|_| call.clone()).await?;
         Ok(())

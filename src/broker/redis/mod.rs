@@ -187,7 +187,7 @@ impl Broker for RedisBroker {
         async move {
             let renew = |live: &server::Live| {
                 let mut call = Script::Renew.call(live.dialect, &keys);
-                call.arg(&relay).arg("PUBLISH").arg(fresh_epoch()).arg(&live.era[..]);
+                call.arg(&relay).arg("PUBLISH").arg(fresh_epoch()).arg(&live.era[..]).arg(self.keys.era());
                 call.arg(numbering_ttl(Duration::ZERO));
                 call
             };

@@ -352,7 +352,7 @@ fn outcome(entry: &Entry, answer: Value) -> Outcome {
     if script::is_unknown(&text) {
         return Outcome::Unknown;
     }
-    let passing = ["READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MOVED", "ASK", "UNBLOCKED"];
+    let passing = ["ERA", "READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "MOVED", "ASK", "UNBLOCKED"];
     match error.code() {
         Some(code) if passing.contains(&code) => Outcome::Later,
         // The first copy may be in all the same.
@@ -398,7 +398,7 @@ fn command(settings: &Settings, live: &Live, entry: &Entry) -> Cmd {
     let mut call = Script::Publish.call(live.dialect, &all);
     call.arg(relay).arg("PUBLISH").arg(&body[..]).arg(&id.encode()[..]);
     call.arg(size).arg(millis(ttl)).arg(numbering_ttl(ttl)).arg(fresh_epoch());
-    call.arg(&live.era[..]).arg(field).arg(*number).arg(millis(IDEMPOTENCY_WINDOW));
+    call.arg(&live.era[..]).arg(field).arg(*number).arg(millis(IDEMPOTENCY_WINDOW)).arg(keys.era());
     call
 }
 

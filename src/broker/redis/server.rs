@@ -408,7 +408,7 @@ fn client(url: &BrokerUrl, host: &str, port: u16, is_server: bool) -> Result<Cli
 
 /// Whether another server has to be asked.
 fn is_elsewhere(error: &RedisError) -> bool {
-    matches!(error.code(), Some("READONLY" | "MASTERDOWN" | "LOADING" | "UNKILLABLE"))
+    matches!(error.code(), Some("ERA" | "READONLY" | "MASTERDOWN" | "LOADING" | "UNKILLABLE"))
 }
 
 /// An error's text, without anything secret: the crate's errors name addresses and what the server said.

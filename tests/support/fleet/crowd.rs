@@ -3,6 +3,7 @@
 //! - Publishers over HTTP wait for each answer and repeat what was not answered, under the same key, wherever a node
 //!   lives. Publishers over a socket have several events under way; what was not answered before the connection was lost
 //!   they send again, in order, over the next one.
+//! - Others over HTTP send each event once, without a key: whatever is sent again then, nodes do by themselves.
 //! - Subscribers go to any living node when theirs is lost or silent, and resume after the position at which they stand.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
@@ -55,17 +56,32 @@ pub struct Workload {
     pub http: usize,
     /// Publishers that use a socket.
     pub sockets: usize,
+    /// Publishers that use HTTP and send each event once, to channels with history.
+    pub once: usize,
     /// How often each publisher publishes, to any channel.
     pub every: Duration,
 }
 
 impl Default for Workload {
     fn default() -> Self {
-        Self { channels: 3, plain_channels: 1, subscribers: 4, http: 2, sockets: 2, every: Duration::from_millis(20) }
+        Self {
+            channels: 3,
+            plain_channels: 1,
+            subscribers: 4,
+            http: 2,
+            sockets: 2,
+            once: 1,
+            every: Duration::from_millis(20),
+        }
     }
 }
 
 impl Workload {
+    /// How many publishers there are in all.
+    pub fn publishers(&self) -> usize {
+        self.http + self.sockets + self.once
+    }
+
     /// How many subscribers there are in all.
     pub fn subscribers(&self) -> usize {
         (self.channels + self.plain_channels) * self.subscribers
@@ -87,6 +103,8 @@ struct Scene {
     directory: Directory,
     recorder: Recorder,
     channels: Arc<[Arc<str>]>,
+    /// How many of them, the first ones, have history.
+    kept: usize,
     every: Duration,
     /// Whether publishers go on.
     working: watch::Receiver<bool>,
@@ -105,6 +123,7 @@ impl Crowd {
             directory: fleet.directory(),
             recorder: Recorder::start(),
             channels: kept.chain(plain).map(Arc::from).collect(),
+            kept: workload.channels,
             every: workload.every,
             working: working_rx,
             slow: slow_rx,
@@ -122,11 +141,14 @@ impl Crowd {
             }
         };
         within("everybody to be subscribed", crowd_is_there).await;
-        let count = u32::try_from(workload.http + workload.sockets).expect("a small crowd");
+        let count = u32::try_from(workload.publishers()).expect("a small crowd");
         for publisher in 1..=count {
-            match publisher as usize <= workload.http {
-                true => publishers.spawn(publish_over_http(scene.clone(), publisher)),
-                false => publishers.spawn(publish_over_socket(scene.clone(), publisher)),
+            match publisher as usize {
+                n if n <= workload.http => publishers.spawn(publish_over_http(scene.clone(), publisher)),
+                n if n <= workload.http + workload.sockets => {
+                    publishers.spawn(publish_over_socket(scene.clone(), publisher))
+                }
+                _ => publishers.spawn(publish_once(scene.clone(), publisher)),
             };
         }
         Self { recorder, working, slow, publishers, subscribers }
@@ -189,7 +211,12 @@ impl Scene {
     }
 
     fn any_channel(&self) -> Arc<str> {
-        self.channels[rand::rng().random_range(0..self.channels.len())].clone()
+        self.any_of(self.channels.len())
+    }
+
+    /// Any of the first `count` channels.
+    fn any_of(&self, count: usize) -> Arc<str> {
+        self.channels[rand::rng().random_range(0..count)].clone()
     }
 
     fn works(&self) -> bool {
@@ -283,6 +310,25 @@ async fn insist(scene: &Scene, token: &str, event: EventId, channel: &str, mut p
         pause().await;
     }
     publishing.refused();
+}
+
+/// Publishes one event after the other, each sent once and without a key.
+async fn publish_once(scene: Scene, publisher: u32) {
+    let mut turns = interval(scene.every);
+    let token = user(&format!("publisher{publisher}"));
+    let mut seq = 0;
+    while scene.works() {
+        turns.tick().await;
+        seq += 1;
+        let (event, channel) = (EventId { publisher, seq }, scene.any_of(scene.kept));
+        let publishing = scene.recorder.publishes(event, &channel);
+        match post(&scene, &token, &channel, &json!({ "data": event.to_string() }).to_string()).await {
+            Some(Ok((200, answer))) => publishing.accepted(position_in(&answer)),
+            None | Some(Ok((429 | 503, _))) => publishing.refused(),
+            // It may be in.
+            Some(_) => {}
+        }
+    }
 }
 
 /// Asks any living node: the status and what it answered. `None` where it could not even be sent.

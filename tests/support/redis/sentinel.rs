@@ -88,6 +88,21 @@ impl RedisSentinel {
         std::mem::swap(&mut self.primary, &mut self.replica);
     }
 
+    /// Lets the primary stand still until the replica is promoted, and then go on: until the sentinels have made it a
+    /// replica, which completes this, there are two that take writes.
+    pub async fn split(&mut self) {
+        self.primary.stop();
+        let port = self.replica.port().to_string();
+        for sentinel in &self.sentinels {
+            let command = ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", NAME];
+            sentinel.until("the failover", &command, |address| address.ends_with(&port)).await;
+        }
+        self.replica.until("the promotion", &["ROLE"], |role| role.starts_with("master")).await;
+        self.primary.cont();
+        std::mem::swap(&mut self.primary, &mut self.replica);
+        self.replica.until_linked().await;
+    }
+
     /// Starts the dead one again, empty, as a replica of the primary.
     pub async fn revive(&mut self) {
         self.replica.restart_empty().await;

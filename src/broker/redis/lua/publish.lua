@@ -2,7 +2,8 @@
 --
 -- KEYS: numbering, stream, and the idempotency key's entry where there is one.
 -- ARGV: relay channel, how to relay, body, id, size of history (0: none), its ttl in ms, the numbering's ttl in ms,
---   epoch for a new numbering, the era, the node's field, its number, the idempotency window in ms.
+--   epoch for a new numbering, the era, the node's field, its number, the idempotency window in ms, where the
+--   era of all stands.
 -- Returns: what it is now ('new' or 'known'), id, epoch, offset; 'gone' where it is in and its place is not known.
 local relay, publish, body, id = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local size, ttl, numbering_ttl = tonumber(ARGV[5]), ARGV[6], ARGV[7]
@@ -23,7 +24,8 @@ if size == 0 then
   return { 'new', id, '', '' }
 end
 
-local epoch, offset = numbering(KEYS[1], KEYS[2], candidate, era)
+local epoch, offset = numbering(KEYS[1], KEYS[2], candidate, era, ARGV[13])
+if not epoch then return over() end
 local now = clock()
 -- A node numbers what it sends, so what it sends again, or what arrives late from a broken connection, is known. Its field
 -- has the last number, the offset which that got, and when.

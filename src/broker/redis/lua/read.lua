@@ -2,13 +2,15 @@
 --
 -- KEYS: numbering, stream.
 -- ARGV: relay channel, how to relay, epoch for a new numbering, the era, the numbering's ttl in ms, and while it is empty,
---   size of history, its ttl in ms, after, before ('' for none), limit, '1' for newest first, the most bytes.
+--   size of history, its ttl in ms, after, before ('' for none), limit, '1' for newest first, the most bytes,
+--   where the era of all stands.
 -- Returns: epoch, top offset, the offset before the oldest that can be read, then offset and body of each.
 local relay, publish, candidate, era, numbering_ttl, empty_ttl = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local size, ttl, limit, newest_first = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[11]), ARGV[12] == '1'
 local most_bytes = tonumber(ARGV[13])
 
-local epoch, top, fresh = numbering(KEYS[1], KEYS[2], candidate, era)
+local epoch, top, fresh = numbering(KEYS[1], KEYS[2], candidate, era, ARGV[14])
+if not epoch then return over() end
 -- Anybody may ask for any name.
 if top == 0 and tonumber(empty_ttl) < tonumber(numbering_ttl) then numbering_ttl = empty_ttl end
 if redis.call('PTTL', KEYS[1]) < tonumber(numbering_ttl) then redis.call('PEXPIRE', KEYS[1], numbering_ttl) end
