@@ -232,6 +232,41 @@ async fn a_redis_that_returns_empty_is_told() {
 }
 
 #[tokio::test]
+async fn a_node_that_comes_after_redis_forgot_everything_agrees_with_the_others() {
+    let redis = RedisServer::start().await;
+    let (one, two) = two_nodes(&redis).await;
+    let (mut ann, mut bob) = (one.connect("ann").await, two.connect("bob").await);
+    ann.subscribe("chat:1").await;
+    publish_patiently(&mut bob, "chat:1", 0).await;
+    assert_eq!(ann.next_publication().await, 0);
+    redis.cli(&["FLUSHALL"]).await;
+    // Before the others have noticed anything.
+    let three = node(&redis.url()).await;
+    let mut cid = three.connect("cid").await;
+    let mut epochs = Vec::new();
+    for n in 1..=10 {
+        for (client, data) in [(&mut cid, 2 * n - 1), (&mut bob, 2 * n)] {
+            epochs.push(publish_patiently(client, "chat:1", data).await["epoch"].clone());
+        }
+    }
+    epochs.dedup();
+    assert_eq!(epochs.len(), 1, "all count in one epoch: {epochs:?}");
+    let told = ann.next_of("subscribed").await;
+    assert_eq!((&told["recovered"], &told["epoch"]), (&json!(false), &epochs[0]));
+    let heard = within("the last publication", async {
+        let mut heard = Vec::new();
+        while heard.last() != Some(&json!(20)) {
+            heard.push(ann.next_publication().await);
+        }
+        heard
+    });
+    let heard = heard.await;
+    assert!(heard.is_sorted_by(|one, other| one.as_u64() < other.as_u64()), "each once, in order: {heard:?}");
+    let rest = ann.until_quiet().await;
+    assert!(rest.iter().all(|frame| frame["type"] != "subscribed"), "told once: {rest:?}");
+}
+
+#[tokio::test]
 async fn a_lost_relay_message_is_found_by_the_look_at_the_tops() {
     let redis = RedisServer::start().await;
     let (one, two) = two_nodes(&redis).await;

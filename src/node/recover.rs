@@ -4,9 +4,13 @@
 //! and is older than what was sent is dropped, so that nothing falls between and nothing comes twice. All of it goes at
 //! the client's own pace: while much waits in its send queue, nothing more is read.
 
-use std::{rc::Rc, sync::Arc};
+use std::{
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use tokio::task::yield_now;
+use tokio::{task::yield_now, time::sleep};
 
 use super::{
     Begun, Node, broker_refusal,
@@ -20,6 +24,10 @@ use crate::{
 
 /// Publications sent from history before others on the shard have their turn.
 const TURN: usize = 64;
+/// For how long reading is tried again where the broker is away.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How often.
+const RETRY: Duration = Duration::from_millis(200);
 
 /// Why a subscription could not go live.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -132,8 +140,11 @@ impl Node {
     async fn next_page(&self, way: &mut Return<'_>, retention: Retention) -> Result<Missed, Lost> {
         let Some(at) = way.at else { return self.announce_gap(way).await };
         let query = HistoryQuery { after: Some(at.offset), ..page() };
-        let history = self.broker.history(way.channel, retention, query).await;
-        let history = history.map_err(|error| broker_refusal(error, way.name))?;
+        let read = async || {
+            let history = self.broker.history(way.channel, retention, query).await;
+            history.map_err(|error| broker_refusal(error, way.name))
+        };
+        let history = patiently(way.connection, read).await?;
         match reaches_back_to(&history, at) {
             true => Ok(history.into()),
             false => self.announce_gap(way).await,
@@ -172,12 +183,28 @@ impl Node {
     }
 
     async fn announce_gap(&self, way: &mut Return<'_>) -> Result<Missed, Lost> {
-        let (subscribed, missed) = self.begin_again(way.channel, way.name, way.retention).await?;
+        let again = async || self.begin_again(way.channel, way.name, way.retention).await;
+        let (subscribed, missed) = patiently(way.connection, again).await?;
         way.at = subscribed.position;
         way.connection.tell_epoch(way.channel, subscribed.position.map(|position| position.epoch));
         way.announce(subscribed);
         self.metrics.position_lost();
         Ok(missed)
+    }
+}
+
+/// Tries again what fails for a moment: a subscription that was live is not ended because Redis was just connected to
+/// anew. Its client's commands wait meanwhile.
+async fn patiently<T>(connection: &Rc<Connection>, attempt: impl AsyncFn() -> Result<T, Refusal>) -> Result<T, Lost> {
+    let began = Instant::now();
+    loop {
+        match attempt().await {
+            Err(refusal) if refusal.code.is_temporary() && began.elapsed() < PATIENCE => {
+                connection.goes_on()?;
+                sleep(RETRY).await;
+            }
+            result => return Ok(result?),
+        }
     }
 }
 
