@@ -8,7 +8,7 @@ export PATH := $(TOOLS)/bin:$(PATH)
 
 STAGES ?= tools format lint licences rust doc release deploy autobahn browser fuzz load
 # Seconds for each fuzz target.
-FUZZ_SECONDS ?= 20
+FUZZ_SECONDS ?= 10
 
 # Seconds for each test of `make soak`, and its seed; by default one at random, which is printed.
 SECONDS ?= 600
@@ -38,9 +38,9 @@ licences:
 	.ci/advisories
 
 # Unit and integration tests, websocat and the command line in a terminal, the load generator's own tests, and what
-# docs/ says.
+# docs/ says. Most of them wait for something, so more run side by side than there are cores.
 rust:
-	cargo test --locked
+	RUST_TEST_THREADS=4 cargo test --locked
 
 # Private items too, since that is what is read here: module docs say `start at` such ones.
 doc:
