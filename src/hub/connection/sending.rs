@@ -148,7 +148,7 @@ impl Connection {
         true
     }
 
-    /// Has the task woken with [`Wake::CaughtUp`] once the queue is empty.
+    /// Has the task woken with [`super::Wake::CaughtUp`] once the queue is empty.
     pub(in crate::hub) fn note_behind(&self) {
         self.set(BEHIND);
     }
